@@ -1,0 +1,1 @@
+"""What every package stands on: errors for people, configuration, commands, durable files, progress."""

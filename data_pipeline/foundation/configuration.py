@@ -1,0 +1,175 @@
+"""From command-line overrides to a typed configuration, through Hydra; every mistake becomes one clear line.
+
+A root (`conf/train.yaml`) names its schema dataclass and its groups (`conf/model/…`). Keys that the schema doesn't
+have are refused, wherever they come from; nothing in a configuration can name code to run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import hydra.errors
+import omegaconf.errors
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from data_pipeline.foundation.errors import UserError
+
+Schema = TypeVar("Schema")
+
+
+def configuration_folder() -> Path:
+    """Return the folder that holds the installed `conf` tree."""
+    return Path(str(resources.files("conf")))
+
+
+def register(name: str, schema: type, group: str | None = None) -> None:
+    """Make a dataclass known to Hydra under `name`, to be listed in the defaults of the YAML files it types."""
+    ConfigStore.instance().store(name=name, node=schema, group=group)
+
+
+@dataclass(frozen=True)
+class Composed(Generic[Schema]):
+    """A configuration as an object to work with, as plain data to store, and the overrides that made it."""
+
+    value: Schema
+    data: dict[str, Any]
+    overrides: list[str]
+
+    def yaml(self) -> str:
+        return OmegaConf.to_yaml(OmegaConf.create(self.data))
+
+
+def compose_configuration(
+    root: str, overrides: Sequence[str], schema: type[Schema], more_folders: Sequence[Path] = ()
+) -> Composed[Schema]:
+    """Compose `conf/ROOT.yaml` with overrides into an instance of its schema.
+
+    Args:
+        root: name of the root file without `.yaml`; its schema must be registered.
+        overrides: as typed by the user: `steps=300`, `model=nano`, `model.width=128`, `deepspeed.KEY=VALUE`.
+        schema: the root's dataclass.
+        more_folders: folders of the user's own that are searched for groups and options before ours.
+
+    Raises:
+        UserError: an override that can't be parsed, an unknown key, group or option, a value of the wrong type,
+            a required key left out.
+    """
+    for folder in more_folders:
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {folder}: there is no such folder")
+    groups = available_groups(more_folders)
+    prepared = [_prepare(override, groups, schema) for override in _parse(overrides)]
+    if more_folders:
+        search = ",".join(f"'file://{folder.resolve()}'" for folder in more_folders)
+        prepared.append(f"hydra.searchpath=[{search}]")
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(configuration_folder()), version_base="1.3"):
+            config = compose(root, overrides=prepared)
+        data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True, enum_to_str=True)
+        value = OmegaConf.to_object(config)
+    except omegaconf.errors.MissingMandatoryValue as error:
+        key = error.full_key or str(error).split(": ")[-1].split("\n")[0]
+        raise UserError(f"`{key}` is required: give it as {key}=VALUE") from None
+    except (hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:
+        raise UserError(_explain(error, root, groups, schema)) from None
+    assert isinstance(value, schema) and isinstance(data, dict)
+    return Composed(value, data, list(overrides))
+
+
+def available_groups(more_folders: Sequence[Path] = ()) -> dict[str, list[str]]:
+    """Return every group with the names of its options, ours and those in the user's folders."""
+    groups: dict[str, set[str]] = {}
+    for folder in (configuration_folder(), *more_folders):
+        for file in folder.rglob("*.yaml"):
+            group = file.parent.relative_to(folder).as_posix()
+            if group != ".":
+                groups.setdefault(group, set()).add(file.stem)
+    return {group: sorted(options) for group, options in sorted(groups.items())}
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return ` Did you mean `X`?` for the known word that is most like `word`, or nothing."""
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" Did you mean `{match[0]}`?" if match else ""
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except hydra.errors.HydraException:
+            raise UserError(
+                f"can't read `{text}`: settings are written KEY=VALUE, lists as [a,b]; put quotes around a value with "
+                "spaces or other special characters, as in 'prompt=\"Once upon a time\"'"
+            ) from None
+    return parsed
+
+
+def _prepare(override: Override, groups: Mapping[str, list[str]], schema: type) -> str:
+    """Return the override as Hydra wants it: options that look like numbers quoted, free-form keys appended."""
+    text, key, value = str(override.input_line), override.key_or_group, override.value()
+    if override.is_sweep_override():
+        raise UserError(f"`{text}`: several values for one key are a sweep; one run takes one value")
+    if override.is_delete():
+        raise UserError(f"`{text}`: a key can't be removed; set it to the value you want instead")
+    if key.split(".")[0] == "hydra":
+        raise UserError(f"`{text}`: Hydra's own settings are ours to set")
+    free_form = key.split(".")[0] in _free_form_keys(schema) and "." in key
+    if override.is_add() and not free_form:
+        raise UserError(f"`{text}`: nothing can be added to a configuration; write {key}=… without the plus sign")
+    if free_form:
+        return "++" + text.lstrip("+")
+    if key in groups and isinstance(value, int):
+        return f"{key}='{value}'"
+    return text
+
+
+def _free_form_keys(schema: type) -> list[str]:
+    """Return the keys of the root whose content is free, such as the options that go through to DeepSpeed."""
+    assert is_dataclass(schema)
+    return [name for name, field in schema.__dataclass_fields__.items() if str(field.type).startswith("dict[str, Any]")]
+
+
+def _explain(error: Exception, root: str, groups: Mapping[str, list[str]], schema: type) -> str:
+    """Turn an error of Hydra or OmegaConf into one line that names the key, the reason and the mend."""
+    cause = error.__cause__ if isinstance(error.__cause__, omegaconf.errors.OmegaConfBaseException) else error
+    key = getattr(cause, "full_key", None)
+    if isinstance(cause, (omegaconf.errors.ConfigAttributeError, omegaconf.errors.ConfigKeyError)) and key:
+        return f"unknown key `{key}`.{nearest(key, known_keys(schema) + list(groups))}"
+    if isinstance(cause, omegaconf.errors.ValidationError) and key:
+        return f"`{key}`: {str(cause).splitlines()[0]}"
+    message = " ".join(str(error).split())
+    if missing := re.search(r"Could not find '([\w/]+)/([^/']+)'", message):
+        group, option = missing.groups()
+        options = groups.get(group, [])
+        return f"`{group}` has no option `{option}`.{nearest(option, options)} Options: {', '.join(options)}"
+    return f"the configuration of `{root}` can't be composed: {message}"
+
+
+def known_keys(schema: type) -> list[str]:
+    """Return the dotted names of all keys under a schema."""
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        names = []
+        for key in node:
+            names.append(prefix + str(key))
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+                names += walk(child, f"{prefix}{key}.")
+        return names
+
+    return walk(OmegaConf.structured(schema), "")

@@ -1,0 +1,20 @@
+"""The two ways a command can end badly, each with one message for a person."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: a config key, a path, a batch that doesn't divide. Exit code 2.
+
+    The message names the thing, says why it can't be taken, and what to do instead.
+    """
+
+    exit_code = 2
+
+
+class Failure(Exception):
+    """Something broke that the user didn't ask for: a damaged file, a dead rank, a full disk. Exit code 1."""
+
+    exit_code = 1
+
+
+EXIT_STOPPED_EARLY = 75
+"""`EX_TEMPFAIL`: stopped with a good checkpoint; the same command goes on from there."""

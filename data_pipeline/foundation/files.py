@@ -1,0 +1,109 @@
+"""Files that are either whole or absent: written beside, hashed, flushed to disk, then renamed into place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import xxhash
+
+READ_BYTES = 1 << 22
+
+
+def file_hash(path: Path) -> str:
+    """Return the xxh3-128 of a file's bytes as 32 hexadecimal digits."""
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while chunk := file.read(READ_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def text_hash(text: str) -> str:
+    """Return the xxh3-128 of a text's UTF-8 bytes as 32 hexadecimal digits."""
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def json_hash(value: Any) -> str:
+    """Return a hash of a JSON value that doesn't depend on the order of its keys."""
+    return text_hash(json.dumps(value, sort_keys=True, separators=(",", ":")))
+
+
+class HashingFile:
+    """A binary file for writing that hashes and counts what goes through it, so that no second read is needed."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._digest = xxhash.xxh3_128()
+        self.bytes = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._digest.update(data)
+        self.bytes += memoryview(data).nbytes
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    @property
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+@contextmanager
+def hashed_file(path: Path) -> Iterator[HashingFile]:
+    """Open a new file for writing; its bytes are hashed on the way and on disk when the block ends."""
+    with open(path, "wb") as file:
+        yield HashingFile(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: without it a rename can be lost with the power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step: a reader sees the old text or the new, never a part."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file in one step."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def publish_folder(staged: Path, final: Path) -> None:
+    """Rename a finished folder into place, durably.
+
+    Raises:
+        FileExistsError: `final` exists already; nothing is changed.
+    """
+    if final.exists():
+        raise FileExistsError(f"{final} exists already")
+    sync_folder(staged)
+    os.rename(staged, final)
+    sync_folder(final.parent)
+
+
+def fresh_folder(path: Path) -> Path:
+    """Return an empty folder at `path`, removing what an interrupted earlier try left there."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path

@@ -1,0 +1,128 @@
+"""A verb of the command line: its flags, its help, and how its end becomes an exit code.
+
+Every verb is a module with a `VERB` and can run alone (`python -m train …`), where a launcher needs a module.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_pipeline.foundation.errors import Failure, UserError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user typed after the verb."""
+
+    overrides: list[str]
+    json: bool = False
+    dry_run: bool = False
+    print_configuration: bool = False
+    folders: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command.
+
+    Args:
+        name: as typed after `headrace`.
+        summary: what it does, in one line.
+        run: does it; returns the exit code. Imports what is slow only when called.
+        groups: configuration groups that it takes, for the help.
+        keys: the settings most often given, with a word each, for the help.
+        examples: three command lines.
+        flags: which of `--json` and `--dry-run` it takes.
+    """
+
+    name: str
+    summary: str
+    run: Callable[[Request], int]
+    groups: tuple[str, ...] = ()
+    keys: tuple[tuple[str, str], ...] = ()
+    examples: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Run the verb with command-line arguments; report errors as a person wants to read them.
+
+        Returns:
+            the exit code: 0 done, 1 a failure, 2 the user's mistake, 75 stopped early with a good checkpoint.
+        """
+        try:
+            arguments = list(sys.argv[1:] if arguments is None else arguments)
+            if any(argument in ("-h", "--help") for argument in arguments):
+                print(self.help())
+                return 0
+            return self.run(self._request(arguments))
+        except (UserError, Failure) as error:
+            print(f"headrace {self.name}: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print(f"headrace {self.name}: interrupted", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            # The reader of our output has gone (`| head`); nothing is left to say, not even at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except Exception:
+            traceback.print_exc()
+            print(f"headrace {self.name}: this is a fault of ours, please report it with these lines", file=sys.stderr)
+            return 1
+
+    def help(self) -> str:
+        from data_pipeline.foundation.options import option_names
+
+        lines = [f"headrace {self.name}: {self.summary}", "", f"usage: headrace {self.name} [KEY=VALUE …] [flags]"]
+        if self.keys:
+            lines += ["", "settings:"] + [f"  {key:<24} {meaning}" for key, meaning in self.keys]
+        if self.groups:
+            lines += ["", "groups, each with its options:"]
+            lines += [f"  {group + '=':<24} {' | '.join(option_names(group))}" for group in self.groups]
+        lines += ["", "flags:"] + [f"  {flag:<24} {meaning}" for flag, meaning in FLAGS.items() if self._takes(flag)]
+        lines += ["", "examples:"] + [f"  {example}" for example in self.examples]
+        return "\n".join(lines)
+
+    def _takes(self, flag: str) -> bool:
+        return flag not in OPTIONAL_FLAGS or flag in self.flags
+
+    def _request(self, arguments: list[str]) -> Request:
+        json = dry_run = print_configuration = False
+        folders: list[Path] = []
+        overrides: list[str] = []
+        rest = iter(arguments)
+        for argument in rest:
+            if argument == "--json" and self._takes("--json"):
+                json = True
+            elif argument == "--dry-run" and self._takes("--dry-run"):
+                dry_run = True
+            elif argument == "--cfg":
+                if next(rest, None) != "job":
+                    raise UserError("`--cfg` takes one word: --cfg job prints the configuration and does nothing else")
+                print_configuration = True
+            elif argument == "--config-dir":
+                folder = next(rest, None)
+                if folder is None:
+                    raise UserError("`--config-dir` takes a folder with groups and options of your own")
+                folders.append(Path(folder))
+            elif argument.startswith("-"):
+                known = ", ".join(flag.split()[0] for flag in FLAGS if self._takes(flag))
+                raise UserError(f"unknown flag `{argument}`; flags: {known}. Settings are written KEY=VALUE")
+            else:
+                overrides.append(argument)
+        return Request(overrides, json, dry_run, print_configuration, folders)
+
+
+FLAGS = {
+    "--dry-run": "do everything up to the first step, then stop",
+    "--json": "print results as JSON",
+    "--cfg job": "print the resolved configuration, do nothing",
+    "--config-dir DIR": "look here too for groups and options",
+    "--help": "this page",
+}
+OPTIONAL_FLAGS = ("--json", "--dry-run")

@@ -1,0 +1,1 @@
+"""Models, objectives, the DeepSpeed engine, the training loop, checkpoints, evaluation and generation."""
