@@ -1,0 +1,1 @@
+"""The decoder-only Transformer, its loss, its initialisation and its sizes."""

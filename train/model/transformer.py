@@ -1,0 +1,190 @@
+"""A decoder-only Transformer: pre-norm RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+
+Computes what Llama computes for the same weights (Touvron et al. 2023), with Qwen-style options (biases, query-key
+norm). A batch goes `tokens → embedding → blocks → norm → head → loss`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
+
+from data_pipeline.foundation.errors import UserError
+from train.model.attention import Attention, Documents, KeyValueCache, rotary_table
+from train.model.cross_entropy import linear_cross_entropy
+
+
+@dataclass
+class TransformerConfig:
+    """The model's shape.
+
+    Args:
+        vocabulary_size: rows of the embedding; None takes the dataset's, rounded up to a multiple of 64.
+        width: of the residual stream, D.
+        layers: number of blocks.
+        heads: query heads; `key_value_heads` of them share keys and values in equal groups.
+        head_width: of one head; None for width / heads.
+        hidden_width: of the feed-forward layer.
+        maximum_length: most tokens a sequence may have.
+        document_mask: attention stays within a document.
+    """
+
+    name: str = "custom"
+    vocabulary_size: int | None = None
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    key_value_heads: int = 4
+    head_width: int | None = None  # type: ignore[assignment]
+    hidden_width: int = 352
+    maximum_length: int = 1024
+    rotary_theta: float = 10000.0
+    norm_epsilon: float = 1e-5
+    tied_embeddings: bool = True
+    query_key_norm: bool = False
+    attention_bias: bool = False
+    attention_output_bias: bool = False
+    feed_forward_bias: bool = False
+    document_mask: bool = False
+
+    def resolve(self, dataset_vocabulary: int) -> TransformerConfig:
+        """Return the configuration with sizes that depend on others or on the dataset filled in.
+
+        Raises:
+            UserError: sizes that don't fit together.
+        """
+        vocabulary = self.vocabulary_size or -(-dataset_vocabulary // 64) * 64
+        if vocabulary < dataset_vocabulary:
+            raise UserError(
+                f"model.vocabulary_size={vocabulary} is smaller than the dataset's vocabulary of {dataset_vocabulary}: "
+                "leave it out, or choose a model made for this tokenizer"
+            )
+        for key in ("width", "layers", "heads", "key_value_heads", "hidden_width", "maximum_length"):
+            if getattr(self, key) < 1:
+                raise UserError(f"model.{key}={getattr(self, key)} must be at least 1")
+        if self.heads % self.key_value_heads:
+            raise UserError(
+                f"model.heads={self.heads} does not divide into model.key_value_heads={self.key_value_heads} groups"
+            )
+        if self.head_width is None and self.width % self.heads:
+            raise UserError(f"model.width={self.width} does not divide by model.heads={self.heads}: set head_width")
+        head_width = self.head_width or self.width // self.heads
+        if head_width % 2:
+            raise UserError(f"a head's width is {head_width}; rotary positions need an even one")
+        return TransformerConfig(**{**vars(self), "vocabulary_size": vocabulary, "head_width": head_width})
+
+    def flops_per_token(self, sequence_length: int) -> float:
+        """Return the floating-point operations of one token's forward and backward pass.
+
+        6 per parameter in a matrix product, plus attention's two products over the half of the sequence that causality
+        leaves; recomputation is not counted (Chowdhery et al. 2022, PaLM, appendix B, halved for causality).
+        """
+        query_width = self.heads * self.head_width
+        key_width = self.key_value_heads * self.head_width
+        attention = self.width * (query_width + 2 * key_width) + query_width * self.width
+        feed_forward = 3 * self.width * self.hidden_width
+        matrices = self.layers * (attention + feed_forward) + self.width * (self.vocabulary_size or 0)
+        return 6.0 * matrices + 6.0 * self.layers * query_width * sequence_length
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020): silu(gate) · up, projected back."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.gate = nn.Linear(config.width, config.hidden_width, bias=config.feed_forward_bias)
+        self.up = nn.Linear(config.width, config.hidden_width, bias=config.feed_forward_bias)
+        self.down = nn.Linear(config.hidden_width, config.width, bias=config.feed_forward_bias)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down(silu(self.gate(x_BTD)) * self.up(x_BTD))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward layer, each behind a norm and beside the residual stream."""
+
+    def __init__(self, config: TransformerConfig, layer: int):
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        self.attention = Attention(config, layer)
+        self.feed_forward_norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        self.feed_forward = FeedForward(config)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        documents: Documents | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary, documents, cache)
+        return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD))
+
+
+class Head(nn.Module):
+    """From the residual stream to logits, or straight to the summed loss without holding all logits."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        assert config.vocabulary_size is not None
+        self.weight = nn.Parameter(torch.empty(config.vocabulary_size, config.width))
+
+    def forward(self, x_BTD: Tensor, targets_BT: Tensor | None, z_loss: float) -> Tensor:
+        if targets_BT is None:
+            return x_BTD @ self.weight.t()
+        return linear_cross_entropy(x_BTD.flatten(0, 1), self.weight, targets_BT.flatten(), z_loss)
+
+
+class Transformer(nn.Module):
+    """The whole model. `config` must be resolved.
+
+    Weights are left as PyTorch makes them; `initialise_weights` sets them.
+    """
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        assert config.vocabulary_size is not None and config.head_width is not None, "resolve() the configuration first"
+        self.config = config
+        self.checkpoint_activations = False
+        self.embedding = nn.Embedding(config.vocabulary_size, config.width)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        self.head = Head(config)
+        if config.tied_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        targets_BT: Tensor | None = None,
+        documents: Documents | None = None,
+        cache: KeyValueCache | None = None,
+        z_loss: float = 0.0,
+    ) -> Tensor:
+        """Return logits (B, T, vocabulary), or with targets the summed loss over them, a float32 scalar.
+
+        Args:
+            tokens_BT: int64 token ids.
+            targets_BT: int64 ids of the next tokens; negative ones don't count.
+            documents: document ends per sequence; attention then stays within a document.
+            cache: keys and values of earlier tokens; the new ones are added.
+            z_loss: weight of the squared log-partition in the loss.
+        """
+        first = cache.length if cache is not None else 0
+        cosine, sine = rotary_table(
+            first, tokens_BT.shape[1], self.config.head_width, self.config.rotary_theta, tokens_BT.device
+        )
+        x_BTD = self.embedding(tokens_BT)
+        rotary = (cosine.to(x_BTD.dtype), sine.to(x_BTD.dtype))
+        for block in self.blocks:
+            if self.checkpoint_activations and self.training:
+                x_BTD = checkpoint(block, x_BTD, rotary, documents, cache, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, rotary, documents, cache)
+        if cache is not None:
+            cache.length += tokens_BT.shape[1]
+        return self.head(self.norm(x_BTD), targets_BT, z_loss)
