@@ -1,0 +1,127 @@
+"""The processes of a run: how they find each other, which device each has, how they agree."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+
+from data_pipeline.foundation.errors import UserError
+
+
+@dataclass
+class ClusterConfig:
+    """Where a run happens.
+
+    Args:
+        kind: `local`: the processes that are there; one without a launcher, or torchrun's or deepspeed's.
+        timeout_seconds: how long a process waits for the others in a collective before it gives up.
+        threads: CPU threads of each process; None for an equal share of the machine's cores.
+    """
+
+    kind: str = "local"
+    timeout_seconds: float = 1800.0
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: its rank, its rank on this machine, the number of processes, its device."""
+
+    rank: int
+    local_rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all ranks, the same on each."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Return whether any rank's flag is set, the same on each."""
+        return bool(self.sum(torch.tensor([float(flag)], device=self.device)).item())
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            distributed.barrier()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's small value in rank order, the same on each."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def from_main(self, value: Any) -> Any:
+        """Return rank 0's value on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+def launched_size() -> int:
+    """Return how many processes the launcher started, before any of them has spoken to another."""
+    return _from_environment("WORLD_SIZE", 1)
+
+
+def join_world(config: ClusterConfig) -> World:
+    """Meet the other processes; without a launcher this process is the whole world, and no port is opened.
+
+    Raises:
+        UserError: the launcher's variables are incomplete, or there are fewer GPUs than local ranks.
+    """
+    rank, local_rank, size = _from_environment("RANK", 0), _from_environment("LOCAL_RANK", 0), launched_size()
+    torch.set_num_threads(
+        config.threads or max(1, (os.cpu_count() or 1) // _from_environment("LOCAL_WORLD_SIZE", size))
+    )
+    if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}. "
+                "Start at most one process per GPU"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    timeout = timedelta(seconds=config.timeout_seconds)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if size == 1:
+        # Some of DeepSpeed's helpers read these even where nothing is to be found.
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+        distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1, timeout=timeout)
+    else:
+        for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+            if name not in os.environ:
+                raise UserError(
+                    f"WORLD_SIZE={size} is set but {name} is not: start with torchrun or deepspeed, or unset WORLD_SIZE"
+                )
+        distributed.init_process_group(backend, timeout=timeout)
+    return World(rank, local_rank, size, device)
+
+
+def leave_world() -> None:
+    """Close the process group, if there is one."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _from_environment(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdigit():
+        raise UserError(f"the environment variable {name} is `{text}`; a launcher sets it to a whole number")
+    return int(text)

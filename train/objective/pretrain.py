@@ -1,0 +1,26 @@
+"""Next-token prediction on running text."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from data_pipeline.loader import Batch
+
+
+class Pretrain:
+    """Every token of a sequence is predicted from those before it.
+
+    Args:
+        z_loss: weight of the squared log-partition.
+        document_mask: attention stays within a document.
+    """
+
+    def __init__(self, z_loss: float, document_mask: bool):
+        self.z_loss, self.document_mask = z_loss, document_mask
+
+    def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        documents = batch.document_ends if self.document_mask else None
+        return model(batch.tokens, batch.targets, documents=documents, z_loss=self.z_loss)
+
+    def target_count(self, batch: Batch) -> int:
+        return int((batch.targets >= 0).sum())

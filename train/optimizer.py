@@ -1,0 +1,66 @@
+"""AdamW, and which parameters decay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from data_pipeline.foundation.errors import UserError
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter 2019).
+
+    Args:
+        kind: `adamw`.
+        learning_rate: at the top of the schedule.
+        betas: decay rates of the two moments.
+        epsilon: added to the second moment's root.
+        weight_decay: per step and unit of rate, on matrices.
+        decay_all: also decay norms, biases and embeddings.
+        clip_norm: longest gradient over all parameters; 0 doesn't clip.
+    """
+
+    kind: str = "adamw"
+    learning_rate: float = 3e-3
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    decay_all: bool = False
+    clip_norm: float = 1.0
+
+
+def check_optimizer(config: OptimizerConfig) -> None:
+    """Raise UserError for settings outside their range."""
+    if config.kind != "adamw":
+        raise UserError(f"optimizer.kind={config.kind}: there is adamw")
+    if config.learning_rate <= 0 or config.epsilon <= 0 or config.weight_decay < 0 or config.clip_norm < 0:
+        raise UserError("optimizer.learning_rate and epsilon must be above 0, weight_decay and clip_norm not below 0")
+    if len(config.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in config.betas):
+        raise UserError(f"optimizer.betas={config.betas} must be two numbers in [0, 1)")
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Return AdamW over a model's parameters in two groups, with and without weight decay.
+
+    Dimensions are taken from `ds_shape` where ZeRO-3 has partitioned a parameter, whose own shape then says nothing.
+    """
+    decayed, free = [], []
+    for name, parameter in model.named_parameters():
+        is_matrix = len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
+        decays = config.decay_all or (is_matrix and not name.startswith("embedding."))
+        (decayed if decays else free).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(config.betas[0], config.betas[1]),
+        eps=config.epsilon,
+        fused=True,
+    )
