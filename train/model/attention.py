@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from train.model.layers import Linear
+
 if TYPE_CHECKING:
     from train.model.transformer import TransformerConfig
 
@@ -72,10 +74,10 @@ class Attention(nn.Module):
         self.layer = layer
         self.heads, self.key_value_heads, self.head_width = config.heads, config.key_value_heads, config.head_width
         query_width, key_width = self.heads * self.head_width, self.key_value_heads * self.head_width
-        self.query = nn.Linear(config.width, query_width, bias=config.attention_bias)
-        self.key = nn.Linear(config.width, key_width, bias=config.attention_bias)
-        self.value = nn.Linear(config.width, key_width, bias=config.attention_bias)
-        self.output = nn.Linear(query_width, config.width, bias=config.attention_output_bias)
+        self.query = Linear(config.width, query_width, bias=config.attention_bias)
+        self.key = Linear(config.width, key_width, bias=config.attention_bias)
+        self.value = Linear(config.width, key_width, bias=config.attention_bias)
+        self.output = Linear(query_width, config.width, bias=config.attention_output_bias)
         self.query_norm = nn.RMSNorm(self.head_width, eps=config.norm_epsilon) if config.query_key_norm else None
         self.key_norm = nn.RMSNorm(self.head_width, eps=config.norm_epsilon) if config.query_key_norm else None
 

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from data_pipeline.foundation.errors import UserError
 from train.model.attention import Attention, Documents, KeyValueCache, rotary_table
 from train.model.cross_entropy import linear_cross_entropy
+from train.model.layers import Embedding, Linear
 
 
 @dataclass
@@ -96,9 +97,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        self.gate = nn.Linear(config.width, config.hidden_width, bias=config.feed_forward_bias)
-        self.up = nn.Linear(config.width, config.hidden_width, bias=config.feed_forward_bias)
-        self.down = nn.Linear(config.hidden_width, config.width, bias=config.feed_forward_bias)
+        self.gate = Linear(config.width, config.hidden_width, bias=config.feed_forward_bias)
+        self.up = Linear(config.width, config.hidden_width, bias=config.feed_forward_bias)
+        self.down = Linear(config.hidden_width, config.width, bias=config.feed_forward_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.down(silu(self.gate(x_BTD)) * self.up(x_BTD))
@@ -150,7 +151,7 @@ class Transformer(nn.Module):
         assert config.vocabulary_size is not None and config.head_width is not None, "resolve() the configuration first"
         self.config = config
         self.checkpoint_activations = False
-        self.embedding = nn.Embedding(config.vocabulary_size, config.width)
+        self.embedding = Embedding(config.vocabulary_size, config.width)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
         self.head = Head(config)

@@ -1,0 +1,159 @@
+"""The model inside DeepSpeed: built, initialised, stepped and evaluated the same way at every ZeRO stage."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_pipeline.foundation.errors import UserError
+from data_pipeline.loader import Batch
+from train.batch import BatchPlan
+from train.deepspeed_settings import ZeroConfig, deepspeed_settings
+from train.distributed import World
+from train.extensions import prepare_extensions
+from train.model.initialisation import initialise_parameter
+from train.model.transformer import Transformer, TransformerConfig
+from train.objective import Objective
+from train.optimizer import OptimizerConfig, build_optimizer
+from train.precision import PrecisionConfig
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The loss of a step's whole batch before the update, and the gradient's length before clipping."""
+
+    loss: float
+    gradient_norm: float
+
+
+class Engine:
+    """A DeepSpeed-wrapped Transformer.
+
+    Args:
+        model: resolved configuration.
+        seed: of the initial weights.
+        world: the processes, already joined.
+        activation_checkpointing: recompute blocks in the backward pass instead of keeping their activations.
+        passed_through: more options for DeepSpeed, already checked.
+
+    Raises:
+        UserError: DeepSpeed refuses its configuration.
+    """
+
+    def __init__(
+        self,
+        model: TransformerConfig,
+        seed: int,
+        world: World,
+        batch: BatchPlan,
+        zero: ZeroConfig,
+        precision: PrecisionConfig,
+        optimizer: OptimizerConfig,
+        activation_checkpointing: bool = False,
+        passed_through: dict[str, Any] | None = None,
+    ):
+        prepare_extensions()
+        import deepspeed
+
+        deepspeed.utils.logger.setLevel(logging.WARNING)
+        self.world, self.batch, self.stage, self.clip_norm = world, batch, zero.stage, optimizer.clip_norm
+        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
+        settings = deepspeed_settings(batch, zero, precision, optimizer.clip_norm, passed_through or {})
+        try:
+            module = _build(model, seed, world, zero.stage, settings)
+            module.checkpoint_activations = activation_checkpointing
+            self.deepspeed, *_ = deepspeed.initialize(
+                model=module,
+                optimizer=build_optimizer(optimizer, module),
+                config=settings,
+                dist_init_required=False,
+            )
+        except ValueError as error:  # pydantic's ValidationError among them
+            raise UserError(f"DeepSpeed refuses its configuration: {' '.join(str(error).split())}") from None
+
+    @property
+    def module(self) -> Transformer:
+        return self.deepspeed.module
+
+    def train_step(self, batches: Sequence[Batch], objective: Objective, rate: float) -> StepResult:
+        """Learn from one step's micro-batches.
+
+        The loss is the mean over the targets of the whole step, over all ranks and micro-batches: each summed loss is
+        divided by the number of targets of the step, which a mean of means would get wrong where they differ.
+
+        Args:
+            batches: this rank's `accumulation` micro-batches.
+            rate: the learning rate.
+        """
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = rate
+        device = self.world.device
+        targets = torch.tensor(float(sum(map(objective.target_count, batches))), dtype=torch.float64, device=device)
+        targets = self.world.sum(targets)
+        # DeepSpeed takes the mean over ranks and micro-batches; this factor turns it into the sum over targets.
+        factor = float(self.batch.ranks * self.batch.accumulation / targets)
+        summed = torch.zeros((), dtype=torch.float64, device=device)
+        for batch in batches:
+            loss = objective.summed_loss(self.deepspeed, self._on_device(batch))
+            summed += loss.detach()
+            self.deepspeed.backward(loss * factor)
+            norm = self._clip_at_stage_0()
+            self.deepspeed.step()
+        norm = norm if self.stage == 0 else self.deepspeed.get_global_grad_norm()
+        return StepResult(float(self.world.sum(summed) / targets), float(norm) if norm is not None else float("nan"))
+
+    @torch.no_grad()
+    def summed_loss(self, batch: Batch, objective: Objective) -> float:
+        """Return this rank's summed loss on a batch, without learning. Every rank must call it equally often."""
+        return float(objective.summed_loss(self.deepspeed, self._on_device(batch)))
+
+    @contextmanager
+    def evaluating(self) -> Iterator[Callable[..., Tensor]]:
+        """Give the model for inference: gradients off, evaluation mode. At stage 3 all ranks must call it alike."""
+        self.deepspeed.eval()
+        try:
+            with torch.no_grad():
+                yield self.deepspeed
+        finally:
+            self.deepspeed.train()
+
+    def close(self) -> None:
+        self.deepspeed.destroy()
+
+    def _on_device(self, batch: Batch) -> Batch:
+        device = self.world.device
+        return replace(
+            batch,
+            tokens=batch.tokens.to(device, non_blocking=True),
+            targets=batch.targets.to(device, non_blocking=True),
+        )
+
+    def _clip_at_stage_0(self) -> Tensor | None:
+        if self.stage != 0 or not self.deepspeed.is_gradient_accumulation_boundary():
+            return None
+        limit = self.clip_norm or float("inf")
+        return torch.nn.utils.clip_grad_norm_(self.module.parameters(), limit)
+
+
+def _build(config: TransformerConfig, seed: int, world: World, stage: int, settings: dict[str, Any]) -> Transformer:
+    """Build and initialise the model; at stage 3 it is partitioned while it is built and never whole anywhere."""
+    import deepspeed
+
+    if stage == 3:
+        with deepspeed.zero.Init(config_dict_or_path=settings):
+            module = Transformer(config)
+    else:
+        with world.device:
+            module = Transformer(config)
+    for name, parameter in module.named_parameters():
+        whole = deepspeed.zero.GatheredParameters(parameter, modifier_rank=0) if stage == 3 else nullcontext()
+        with whole:
+            if stage != 3 or world.is_main:
+                initialise_parameter(name, parameter.data, config, seed)
+    return module
