@@ -1,0 +1,124 @@
+"""Reading a checkpoint: the newest whole one, at any ZeRO stage and world size, each rank the ranges it needs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from data_pipeline.foundation.errors import Failure, UserError
+from train.checkpoint.folder import (
+    MODEL,
+    TRAINER,
+    list_checkpoints,
+    load_checkpoint_manifest,
+    verify_checkpoint,
+)
+from train.checkpoint.pieces import MOMENTS, local_pieces, restore_optimizer, spread_masters
+from train.checkpoint.save import TrainerState, restore_loss_scaler, restore_random_state
+from train.checkpoint.state_file import MASTER, StateFile
+from train.distributed import World
+from train.engine import Engine
+from train.model.transformer import Transformer, TransformerConfig
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest checkpoint that verifies, if any, and the newer ones that don't with what is wrong with them."""
+
+    checkpoint: Path | None
+    rejected: list[tuple[Path, list[str]]]
+
+
+def find_newest_whole(folder: Path, world: World) -> Found:
+    """Look through a run's checkpoints from the newest on. Every rank calls it and gets the same answer."""
+    rejected: list[tuple[Path, list[str]]] = []
+    for checkpoint in reversed(world.from_main(list_checkpoints(folder))):
+        parts = world.gather(verify_checkpoint(checkpoint, world.rank, world.size))
+        problems = sorted({problem for part in parts for problem in part})
+        if not problems:
+            return Found(checkpoint, rejected)
+        rejected.append((checkpoint, problems))
+    return Found(None, rejected)
+
+
+def load_checkpoint(engine: Engine, folder: Path) -> TrainerState:
+    """Bring an engine to the state in a checkpoint, whatever stage and world size wrote it.
+
+    Raises:
+        Failure: the checkpoint lacks part of a parameter.
+        UserError: the checkpoint is of another model.
+    """
+    state = read_trainer_state(folder)
+    reader = StateReader(folder)
+    moments = restore_optimizer(engine, state.optimizer_steps)
+    for piece in local_pieces(engine):
+        reader.fill(piece.parameter, MASTER, piece.shape, piece.start, piece.of(piece.master))
+        for kind in MOMENTS:
+            target = piece.of(moments[id(piece.master)][kind])
+            reader.fill(piece.parameter, kind, piece.shape, piece.start, target)
+    spread_masters(engine)
+    restore_loss_scaler(engine, state.loss_scaler)
+    random_path = folder / f"random-{engine.world.rank:05d}.safetensors"
+    if random_path.exists() and load_checkpoint_manifest(folder).world_size == engine.world.size:
+        restore_random_state(safetensors.torch.load_file(random_path))
+    return state
+
+
+def read_trainer_state(folder: Path) -> TrainerState:
+    return TrainerState(**json.loads((folder / TRAINER).read_text(encoding="utf-8")))
+
+
+def read_model_description(folder: Path) -> dict[str, Any]:
+    """Return `model.json`: the model's configuration under `model`, and what it was trained with."""
+    return json.loads((folder / MODEL).read_text(encoding="utf-8"))
+
+
+def load_transformer(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Transformer:
+    """Build the model of a checkpoint with its master weights, for inference, without DeepSpeed.
+
+    Raises:
+        Failure: the checkpoint is damaged or lacks part of a parameter.
+    """
+    if problems := verify_checkpoint(folder):
+        raise Failure(f"checkpoint {folder} is damaged: {'; '.join(problems)}")
+    config = TransformerConfig(**read_model_description(folder)["model"])
+    reader = StateReader(folder)
+    with device:
+        model = Transformer(config).to(dtype)
+    for name, parameter in model.named_parameters():
+        reader.fill(name, MASTER, tuple(parameter.shape), 0, parameter.data.view(-1))
+    return model.eval()
+
+
+class StateReader:
+    """All pieces of a checkpoint, over all its state files."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        files = [StateFile(path) for path in sorted(folder.glob("state-*.safetensors"))]
+        self._pieces: dict[str, list[tuple[Any, StateFile]]] = {}
+        for file in files:
+            for piece in file.pieces:
+                self._pieces.setdefault(piece.key, []).append((piece, file))
+
+    def fill(self, parameter: str, kind: str, shape: tuple[int, ...], start: int, out: Tensor) -> None:
+        """Read elements from `start` on of a flattened parameter's state into `out`, a flat view."""
+        stop = start + out.numel()
+        found = 0
+        for piece, file in self._pieces.get(f"{parameter}/{kind}", []):
+            if piece.shape != shape:
+                raise UserError(f"{self._folder} is of another model: {parameter} is {piece.shape} there, {shape} here")
+            low, high = max(start, piece.start), min(stop, piece.stop)
+            if low < high:
+                out[low - start : high - start].copy_(file.read(piece, low, high))
+                found += high - low
+        if found != out.numel():
+            raise Failure(
+                f"{self._folder} holds {found} of {out.numel()} elements of {parameter}/{kind} that are needed"
+            )

@@ -1,0 +1,139 @@
+"""Where DeepSpeed keeps the float32 master weights and optimizer moments of each parameter, stage by stage.
+
+With torch's AdamW the state of a master tensor lies in `optimizer.state[tensor]` at every stage; what differs is which
+tensor holds which elements of which parameter:
+
+- stage 0: the parameter itself, whole on every rank;
+- stages 1 and 2: this rank's partition of all parameters laid end to end, reached through `_hp_mapping`;
+- stage 3: this rank's partition of each parameter, laid end to end per sub-group, reached through `grad_position`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from train.checkpoint.state_file import MASTER, PieceRange
+from train.engine import Engine
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements `start` to `stop` of a flattened parameter, which lie in `master` from `offset` on."""
+
+    parameter: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    master: Tensor
+    offset: int
+
+    def range(self, kind: str) -> PieceRange:
+        return PieceRange(self.parameter, kind, self.start, self.stop, self.shape)
+
+    def of(self, flat: Tensor) -> Tensor:
+        """Return the piece's view of a tensor laid out like its master."""
+        return flat.detach().view(-1)[self.offset : self.offset + self.stop - self.start]
+
+
+def local_pieces(engine: Engine) -> list[Piece]:
+    """Return the pieces of state that this rank holds. At stage 0 that is everything, on every rank."""
+    found = []
+    for name, parameter in engine.module.named_parameters():
+        if engine.stage == 0:
+            found.append(Piece(name, tuple(parameter.shape), 0, parameter.numel(), parameter, 0))
+        elif engine.stage in (1, 2):
+            mapping = parameter._hp_mapping
+            if mapping is not None:
+                master = engine.deepspeed.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+                start, count = mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel
+                offset = mapping.hp_fragment_address.start
+                found.append(Piece(name, tuple(parameter.shape), start, start + count, master, offset))
+        else:
+            optimizer = engine.deepspeed.optimizer
+            group, offset, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
+            start = min(engine.world.rank * count, parameter.ds_numel)
+            stop = min(start + count, parameter.ds_numel)  # the last partition is padded
+            if start < stop:
+                master = optimizer.fp32_partitioned_groups_flat[group]
+                found.append(Piece(name, tuple(parameter.ds_shape), start, stop, master, int(offset)))
+    return found
+
+
+def owned_pieces(engine: Engine) -> list[Piece]:
+    """Return the pieces that this rank writes: over all ranks, each element of each parameter once."""
+    if engine.stage != 0:
+        return local_pieces(engine)
+    rank, ranks = engine.world.rank, engine.world.size
+    shares = []
+    for piece in local_pieces(engine):
+        start, stop = (piece.stop * number // ranks for number in (rank, rank + 1))
+        if start < stop:
+            shares.append(Piece(piece.parameter, piece.shape, start, stop, piece.master, start))
+    return shares
+
+
+def state_of(engine: Engine, pieces: list[Piece]) -> Iterator[tuple[PieceRange, Tensor]]:
+    """Yield the master weights and moments of pieces, as views."""
+    states = _moments_by_master(engine)
+    for piece in pieces:
+        yield piece.range(MASTER), piece.of(piece.master)
+        for kind in MOMENTS:
+            yield piece.range(kind), piece.of(states[id(piece.master)][kind])
+
+
+def optimizer_steps(engine: Engine) -> int:
+    """Return how many updates AdamW has made, which its bias correction depends on."""
+    return int(next(iter(_moments_by_master(engine).values()))["step"])
+
+
+def restore_optimizer(engine: Engine, steps: int) -> dict[int, dict[str, Tensor]]:
+    """Give AdamW empty moments for every master tensor that this rank steps, as after `steps` updates.
+
+    Returns:
+        the moments by the master tensor's `id`, to be filled.
+    """
+    optimizer = _torch_optimizer(engine)
+    # A stage keeps the tensors it steps in lists of its own; parameter groups hold them one at a time, during the step.
+    for master in _masters(engine):
+        optimizer.state[master] = {
+            "step": torch.tensor(float(steps), device=master.device),
+            **{kind: torch.zeros_like(master, requires_grad=False) for kind in MOMENTS},
+        }
+    return _moments_by_master(engine)
+
+
+def spread_masters(engine: Engine) -> None:
+    """Bring the working weights in line with the master weights, on all ranks."""
+    optimizer = engine.deepspeed.optimizer
+    if engine.stage in (1, 2):
+        optimizer.update_lp_params()
+    elif engine.stage == 3:
+        for group in range(len(optimizer.fp32_partitioned_groups_flat)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+
+def _masters(engine: Engine) -> list[Tensor]:
+    optimizer = engine.deepspeed.optimizer
+    if engine.stage == 0:
+        return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if engine.stage in (1, 2):
+        return list(optimizer.single_partition_of_fp32_groups)
+    return list(optimizer.fp32_partitioned_groups_flat)
+
+
+def _torch_optimizer(engine: Engine) -> torch.optim.Optimizer:
+    optimizer = engine.deepspeed.optimizer
+    return optimizer if engine.stage == 0 else optimizer.optimizer
+
+
+def _moments_by_master(engine: Engine) -> dict[int, dict[str, Tensor]]:
+    state = _torch_optimizer(engine).state
+    return {id(master): state[master] for master in _masters(engine)}

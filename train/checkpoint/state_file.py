@@ -1,0 +1,74 @@
+"""One rank's part of a checkpoint: a safetensors file of pieces of flattened parameters, with their global ranges.
+
+Written piece by piece and hashed on the way, so that saving needs no second copy of the state in memory. Any
+safetensors reader opens it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import Tensor
+
+from data_pipeline.foundation.files import hashed_file
+
+MASTER = "master"
+"""The kind of state that holds a parameter's float32 values; other kinds are named as the optimizer names them."""
+
+
+@dataclass(frozen=True)
+class PieceRange:
+    """Elements `start` to `stop` of a flattened parameter of the given shape."""
+
+    parameter: str
+    kind: str
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.parameter}/{self.kind}"
+
+
+def write_state_file(path: Path, pieces: Iterable[tuple[PieceRange, Tensor]]) -> tuple[int, str]:
+    """Write pieces of float32 state; return the file's bytes and its xxh3-128."""
+    entries = list(pieces)
+    header: dict[str, object] = {
+        "__metadata__": {"ranges": json.dumps({r.key: [r.start, r.stop, r.shape] for r, _ in entries})}
+    }
+    at = 0
+    for piece, _ in entries:
+        size = 4 * (piece.stop - piece.start)
+        header[piece.key] = {"dtype": "F32", "shape": [piece.stop - piece.start], "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with hashed_file(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for piece, values in entries:
+            values = values.detach().to("cpu", torch.float32).contiguous()
+            if values.numel() != piece.stop - piece.start:
+                raise ValueError(f"{piece.key}: {values.numel()} values for a range of {piece.stop - piece.start}")
+            file.write(memoryview(values.numpy()).cast("B"))
+    return file.bytes, file.hexdigest
+
+
+class StateFile:
+    """Reads ranges of pieces out of one state file."""
+
+    def __init__(self, path: Path):
+        self._file = safetensors.safe_open(path, framework="pt")
+        ranges = json.loads(self._file.metadata()["ranges"])
+        self.pieces = [
+            PieceRange(*key.rsplit("/", 1), start, stop, tuple(shape)) for key, (start, stop, shape) in ranges.items()
+        ]
+
+    def read(self, piece: PieceRange, start: int, stop: int) -> Tensor:
+        """Return elements `start` to `stop` of the parameter, which must lie within the piece."""
+        return self._file.get_slice(piece.key)[start - piece.start : stop - piece.start]
