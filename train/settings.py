@@ -1,0 +1,132 @@
+"""Everything a training run is told: the root of `conf/train.yaml`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_pipeline.foundation.errors import UserError
+from data_pipeline.loader import DataConfig
+from train.batch import BatchConfig
+from train.checkpoint.save import CheckpointConfig
+from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
+from train.distributed import ClusterConfig
+from train.model.transformer import TransformerConfig
+from train.objective import ObjectiveConfig
+from train.optimizer import OptimizerConfig, check_optimizer
+from train.precision import PrecisionConfig
+from train.samples import SamplesConfig
+from train.schedule import ScheduleConfig, check_schedule
+from train.telemetry.trackers import TrackerConfig
+from train.validation import ValidationConfig
+
+
+@dataclass
+class RunConfig:
+    """Where a run's folder is.
+
+    Args:
+        name: of the folder; None names it after the model and a hash of what decides the result, so that the same
+            command goes on with the same run.
+        root: folder of all runs.
+    """
+
+    name: str | None = None
+    root: str = "runs"
+
+
+@dataclass
+class TrainConfig:
+    """One training run.
+
+    Args:
+        seed: of initial weights, order of data and samples.
+        steps: optimizer steps; the schedule counts on them.
+        stop_after: leave with a checkpoint and exit code 75 after that step.
+        log_every: steps between two rows of `metrics.jsonl`.
+        activation_checkpointing: recompute each block in the backward pass: less memory, a third more work.
+        deepspeed: options passed through to DeepSpeed, checked by name.
+    """
+
+    run: RunConfig = field(default_factory=RunConfig)
+    seed: int = 0
+    steps: int = 1000
+    stop_after: int | None = None
+    log_every: int = 1
+    activation_checkpointing: bool = False
+    data: DataConfig = field(default_factory=DataConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    deepspeed: dict[str, Any] = field(default_factory=dict)
+
+
+FREE_TO_CHANGE = (
+    "activation_checkpointing",
+    "batch.micro",
+    "checkpoint",
+    "cluster",
+    "data.path",
+    "deepspeed",
+    "log_every",
+    "precision",
+    "run",
+    "samples",
+    "stop_after",
+    "tracker",
+    "validation",
+    "zero",
+)
+"""Settings that a run may be resumed with at other values: they don't decide what is learnt, only where and how."""
+
+
+def check_settings(config: TrainConfig) -> None:
+    """Refuse what can't work, before any process is started.
+
+    Raises:
+        UserError: names the setting, the reason and the mend.
+    """
+    at_least = {"steps": 1, "log_every": 1, "checkpoint.every": 0, "checkpoint.keep": 0, "validation.every": 0}
+    at_least |= {"validation.sequences": 1, "samples.every": 0, "samples.tokens": 1}
+    for key, least in at_least.items():
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        if value is not None and value < least:
+            raise UserError(f"{key}={value} must be at least {least}")
+    if config.stop_after is not None and config.stop_after < 1:
+        raise UserError(f"stop_after={config.stop_after} must be at least 1")
+    if config.cluster.kind != "local":
+        raise UserError(f"cluster.kind={config.cluster.kind}: there is local")
+    check_schedule(config.schedule, config.steps)
+    check_optimizer(config.optimizer)
+    check_zero(config.zero, config.precision)
+    check_passed_through(config.deepspeed)
+    if config.data.sequence_length > config.model.maximum_length:
+        raise UserError(
+            f"data.sequence_length={config.data.sequence_length} is longer than the model allows "
+            f"(model.maximum_length={config.model.maximum_length}): shorten the one or raise the other"
+        )
+
+
+def deciding(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the flattened settings that decide what a run learns."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        dotted = prefix + key
+        if dotted in FREE_TO_CHANGE:
+            continue
+        if isinstance(value, dict):
+            found |= deciding(value, dotted + ".")
+        else:
+            found[dotted] = value
+    return found
