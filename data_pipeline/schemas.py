@@ -1,0 +1,15 @@
+"""Makes the configuration dataclasses of this package known to Hydra, once."""
+
+from data_pipeline.foundation.configuration import register
+from data_pipeline.prepare import PrepareConfig
+from data_pipeline.readers import CORPORA
+from data_pipeline.tokenizer import TOKENIZERS
+
+
+def register_schemas() -> None:
+    """Register every schema; the YAML files in `conf/` name them as `NAME_schema` in their defaults."""
+    register("prepare_schema", PrepareConfig)
+    for name, schema in CORPORA.items():
+        register(f"{name}_schema", schema, group="corpus")
+    for name, schema in TOKENIZERS.items():
+        register(f"{name}_schema", schema, group="tokenizer")
