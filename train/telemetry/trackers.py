@@ -295,6 +295,8 @@ def _open_run(start: dict[str, Any], report: Any) -> Any:
         if mode == "offline":
             raise
         report(f"wandb can't go online ({error}); it records offline, `wandb sync` can follow")
+        # The service still holds the run's id from the try that failed; only a new service gives it out again.
+        wandb.teardown()
         return init("offline")
 
 
