@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 COLUMNS = 500
 """Columns of the drawing; each keeps its lowest and highest point, so a curve has 1,000 points at most."""
@@ -39,15 +40,21 @@ def every(x: Sequence[float], y: Sequence[float], points: int = COLUMNS) -> Curv
     return [x[index] for index in order], [y[index] for index in order]
 
 
-def smooth(y: Sequence[float], half_life: float) -> list[float]:
-    """Return the running mean whose weights halve every `half_life` points, without a bias towards the start."""
-    decay = 0.5 ** (1 / half_life)
-    total = weight = 0.0
-    means = []
-    for value in y:
-        total, weight = total * decay + value, weight * decay + 1.0
-        means.append(total / weight)
-    return means
+def smooth(y: Sequence[float], radius: int) -> list[float]:
+    """Return the mean of each point's neighbours up to `radius` away, taken twice, so that it ends softly.
+
+    The neighbourhood is as wide to the left as to the right, so the line doesn't lag behind its values, and it is
+    narrower near the start, where a loss falls too fast to be averaged.
+    """
+    for _ in range(2):
+        sums = [0.0, *accumulate(y)]
+        y = [
+            (sums[right] - sums[left]) / (right - left)
+            for index in range(len(y))
+            for reach in [min(radius, index // 6)]
+            for left, right in [(max(0, index - reach), min(len(y), index + reach + 1))]
+        ]
+    return list(y)
 
 
 def robust_range(values: Sequence[float], share: float = 0.005) -> tuple[float, float]:

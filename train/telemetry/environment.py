@@ -53,9 +53,7 @@ def looks_secret(name: str) -> bool:
 def describe_variables(variables: dict[str, str]) -> dict[str, str]:
     """Return the environment variables that shape a run, from a list of known names."""
     return {
-        name: value
-        for name, value in sorted(variables.items())
-        if VARIABLES.fullmatch(name) and not looks_secret(name)
+        name: value for name, value in sorted(variables.items()) if VARIABLES.fullmatch(name) and not looks_secret(name)
     }
 
 

@@ -96,7 +96,9 @@ class _Lines:
                 raise OSError(None, "no space is left on the disk")
         except OSError as error:
             self._file.truncate(self._bytes)
-            raise Failure(f"can't record to {self.path}: {error.strerror}. What was recorded before is whole") from error
+            raise Failure(
+                f"can't record to {self.path}: {error.strerror}. What was recorded before is whole"
+            ) from error
         self._bytes += len(data)
 
     def keep_until(self, step: int) -> int:

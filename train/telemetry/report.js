@@ -3,9 +3,8 @@
 (() => {
   const { runs, charts } = JSON.parse(document.getElementById("data").textContent);
   const figures = [...document.querySelectorAll("figure[data-chart]")];
-  const state = { axis: "step", scale: "linear" };
+  const state = { axis: "step", scale: "log" };
   const several = runs.length > 1;
-  const QUIET_EVENTS = new Set(["checkpoint saved", "started", "finished"]);
 
   // ---- numbers -------------------------------------------------------------------------------------------------
   const trim = (text) => (text.includes(".") ? text.replace(/0+$/, "").replace(/\.$/, "") : text);
@@ -29,6 +28,7 @@
   }
 
   function seconds(value) {
+    if (value === 0) return "0";
     if (value < 1) return `${trim((value * 1000).toPrecision(3))} ms`;
     if (value < 120) return `${trim(value.toPrecision(3))} s`;
     if (value < 7200) return `${trim((value / 60).toPrecision(3))} min`;
@@ -42,6 +42,7 @@
     share: (value) => `${trim((value * 100).toPrecision(3))} %`,
     seconds,
   };
+  const shortened = (name) => (name.length > 26 ? `${name.slice(0, 12)}…${name.slice(-13)}` : name);
   const writeAxis = { step: grouped, tokens: (value) => amount(value), seconds };
   const axisName = { step: "step", tokens: "tokens", seconds: "wall time" };
 
@@ -131,10 +132,13 @@
     return element;
   }
 
-  function path(xs, ys, x, y) {
+  // In wall time nothing is drawn across the hours in which nobody trained.
+  function path(run, line, x, y) {
+    const breaks = state.axis === "seconds" ? run.events.filter(({ kind }) => kind === "resumed").map(({ step }) => step) : [];
     let text = "";
-    for (let index = 0; index < xs.length; index += 1) {
-      text += `${index ? "L" : "M"}${x(xs[index]).toFixed(1)} ${y(ys[index]).toFixed(1)}`;
+    for (let index = 0; index < line.x.length; index += 1) {
+      const isBroken = index === 0 || breaks.some((step) => line.steps[index - 1] <= step && step < line.steps[index]);
+      text += `${isBroken ? "M" : "L"}${x(line.x[index]).toFixed(1)} ${y(line.y[index]).toFixed(1)}`;
     }
     return text;
   }
@@ -147,10 +151,10 @@
       const put = (key, name, colour, isBeside) => {
         const curve = run.curves[key];
         if (!curve) return;
-        const raw = { x: curve.x.map((step) => onAxis(run, step)), y: curve.y };
-        const smooth = curve.smooth && { x: curve.smooth.x.map((step) => onAxis(run, step)), y: curve.smooth.y };
+        const placed = ({ x, y }) => ({ steps: x, x: x.map((step) => onAxis(run, step)), y });
+        const raw = placed(curve), smooth = curve.smooth && placed(curve.smooth);
         const line = smooth || raw;
-        const label = several ? (isBeside ? `${run.name}, ${name}` : run.name) : name;
+        const label = several ? (isBeside ? `${shortened(run.name)} ${name}` : shortened(run.name)) : name;
         found.push({ run, curve, raw, smooth, line, label, name, colour, isBeside });
       };
       put(chart.key, chart.validation ? "training" : "", hue, false);
@@ -166,7 +170,7 @@
       low = Math.min(low, least); high = Math.max(high, most);
     }
     if (low === high) { low -= Math.abs(low) * 0.1 || 1; high += Math.abs(high) * 0.1 || 1; }
-    if (low > 0 && low < high * 0.4) low = 0;
+    if (low > 0 && low < high * 0.4 && !chart.validation) low = 0;
     return [low, high];
   }
 
@@ -181,9 +185,10 @@
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("height", height);
-    const labelled = several ? isWide && !isNarrow : Boolean(chart.validation);
-    const longest = labelled ? Math.max(0, ...drawn.map(({ label }) => label.length)) : 0;
-    const inset = { left: 46, right: labelled ? Math.min(width * 0.28, longest * 6.4 + 16) : 12, top: 14, bottom: isWide ? 46 : 28 };
+    // At the end of its line each name stands where there is room; on a phone it stands in the read-out.
+    const named = isWide && !isNarrow ? drawn.filter(({ isBeside }) => !(several && isBeside)) : [];
+    const longest = Math.max(0, ...named.map(({ label }) => label.length + (several ? 0 : 7)));
+    const inset = { left: 46, right: named.length ? longest * 6.4 + 16 : 12, top: 14, bottom: isWide ? 46 : 28 };
     const right = width - inset.right, bottom = height - inset.bottom;
 
     let [low, high] = valueRange(chart, drawn);
@@ -213,24 +218,24 @@
     const area = add(add(svg, "clipPath", { id: clip }), "rect");
     for (const [key, value] of Object.entries({ x: inset.left, y: inset.top - 6, width: right - inset.left + 3, height: bottom - inset.top + 8 })) area.setAttribute(key, value);
     const inside = add(svg, "g", { "clip-path": `url(#${clip})` });
-    for (const { raw, smooth, colour } of drawn) {
-      if (smooth) add(inside, "path", { class: "raw", d: path(raw.x, raw.y, x, y), style: `stroke: ${colour}` });
+    for (const { run, raw, smooth, colour } of drawn) {
+      if (smooth) add(inside, "path", { class: "raw", d: path(run, raw, x, y), style: `stroke: ${colour}` });
     }
-    for (const { line, curve, colour, isBeside } of drawn) {
-      add(inside, "path", { class: isBeside && several ? "curve dashed" : "curve", d: path(line.x, line.y, x, y), style: `stroke: ${colour}` });
+    for (const { run, line, colour, isBeside } of drawn) {
+      add(inside, "path", { class: isBeside && several ? "curve dashed" : "curve", d: path(run, line, x, y), style: `stroke: ${colour}` });
       if (isBeside && line.x.length <= 60 || line.x.length === 1) {
         line.x.forEach((at, index) => add(inside, "circle", { cx: x(at), cy: y(line.y[index]), r: 2.6, style: `fill: ${colour}` }));
       }
     }
-    if (labelled) label(svg, drawn, x, y, inset, bottom);
+    if (named.length) nameLines(svg, named, x, y, inset, bottom);
     caption(figure, drawn);
-    follow(figure, svg, chart, drawn, x, y, inset, bottom);
+    follow(figure, svg, chart, drawn, x, y, inset, bottom, named.length > 0);
   }
 
   // Names at the ends of the lines, pushed apart where they would overlap.
-  function label(svg, drawn, x, y, inset, bottom) {
+  function nameLines(svg, drawn, x, y, inset, bottom) {
     const names = drawn.map(({ line, label: text, colour }) => ({
-      text, colour, x: x(line.x[line.x.length - 1]) + 8, y: Math.max(inset.top, y(line.y[line.y.length - 1])) + 4,
+      text: several ? text : `${text} ${plain(line.y[line.y.length - 1])}`, colour, x: x(line.x[line.x.length - 1]) + 8, y: Math.max(inset.top, y(line.y[line.y.length - 1])) + 4,
     })).sort((one, other) => one.y - other.y);
     for (let index = 1; index < names.length; index += 1) names[index].y = Math.max(names[index].y, names[index - 1].y + 15);
     for (let index = names.length - 1; index >= 0; index -= 1) {
@@ -241,53 +246,57 @@
     }
   }
 
-  // Under the time axis of the first chart: a dot for each checkpoint, a named mark for whatever broke the routine.
+  // Under the axis of the first chart: a dot for each checkpoint, a named mark for whatever broke the routine.
   function drawEvents(svg, x, bottom, inset) {
-    let free = -Infinity;
     runs.forEach((run, index) => {
-      const marked = several ? `var(--hue-${index % 6})` : "var(--interrupted)";
+      const hue = `var(--hue-${index % 6})`;
+      const breaks = [];
       for (const event of run.events) {
-        const at = x(onAxis(run, event.step));
-        if (at < inset.left - 1 || Number.isNaN(at)) continue;
-        const isQuiet = QUIET_EVENTS.has(event.kind);
         if (event.kind === "started" || event.kind === "finished") continue;
-        const mark = isQuiet
-          ? add(svg, "circle", { cx: at, cy: bottom + 29, r: 2.2, style: `fill: ${several ? marked : "var(--checkpoint_stall)"}` })
-          : add(svg, "line", { class: "event", x1: at, x2: at, y1: bottom - 8, y2: bottom + 33, style: `stroke: ${marked}` });
+        const at = Math.min(x(x.high), Math.max(inset.left, x(onAxis(run, event.step))));
+        const isCheckpoint = event.kind === "checkpoint saved";
+        const mark = isCheckpoint
+          ? add(svg, "circle", { cx: at, cy: bottom + 29, r: 2.2, style: `fill: ${several ? hue : "var(--checkpoint_stall)"}` })
+          : add(svg, "line", { class: "event", x1: at, x2: at, y1: bottom - 8, y2: bottom + 33, style: `stroke: ${several ? hue : "var(--interrupted)"}` });
         add(mark, "title", {}, `${several ? `${run.name}: ` : ""}${event.kind}, step ${grouped(event.step)}`);
-        if (!isQuiet && !several && at > free) {
-          const isLate = at + event.kind.length * 6.2 > x(x.high);
-          add(svg, "text", { class: "halo", x: at + (isLate ? -5 : 5), y: bottom + 42, "text-anchor": isLate ? "end" : "start", style: `fill: ${marked}` }, event.kind);
-          free = at + event.kind.length * 6.2 + 12;
-        }
+        if (isCheckpoint) continue;
+        const before = breaks[breaks.length - 1];
+        if (before && at - before.at < 8) {
+          if (!before.kinds.includes(event.kind)) before.kinds.push(event.kind);
+        } else breaks.push({ at, kinds: [event.kind] });
+      }
+      if (several) return;
+      let free = -Infinity;
+      for (const { at, kinds } of breaks) {
+        const text = kinds.join(", "), length = text.length * 6.2;
+        const isLate = at + length > x(x.high);
+        if ((isLate ? at - length : at) < free) continue;
+        add(svg, "text", { class: "halo", x: at + (isLate ? -5 : 5), y: bottom + 43, "text-anchor": isLate ? "end" : "start", style: "fill: var(--interrupted)" }, text);
+        free = (isLate ? at : at + length) + 12;
       }
     });
   }
 
   function caption(figure, drawn) {
     const said = [];
-    const smoothed = drawn.find(({ smooth }) => smooth);
-    if (smoothed) {
-      const isSame = drawn.every(({ curve }) => !curve.smooth || curve.smooth.half_life === smoothed.curve.smooth.half_life);
-      said.push(isSame ? `Smoothed with a half-life of ${smoothed.curve.smooth.half_life} records; every value faint behind.`
-        : "Smoothed with a half-life of 1 % of each run's records; every value faint behind.");
+    if (figure.classList.contains("wide")) {
+      if (drawn.some(({ smooth }) => smooth)) said.push("Here and below, lines are means over 1 % of the run to each side; faint behind is every value.");
+      if (several && drawn.some(({ isBeside }) => isBeside)) said.push("Dashed: validation.");
+      if (runs.some((run) => run.events.some(({ kind }) => kind === "checkpoint saved"))) said.push("Dots under the axis: checkpoints saved.");
     }
     if (drawn.some(({ curve }) => curve.range)) said.push("Outliers run off the edge.");
-    if (figure.classList.contains("wide") && runs.some((run) => run.events.some(({ kind }) => kind === "checkpoint saved"))) {
-      said.push("Dots under the axis: checkpoints saved.");
-    }
     figure.querySelector("figcaption").textContent = said.join(" ");
   }
 
   // ---- reading out ---------------------------------------------------------------------------------------------
-  function follow(figure, svg, chart, drawn, x, y, inset, bottom) {
+  function follow(figure, svg, chart, drawn, x, y, inset, bottom, isNamed) {
     const readout = figure.querySelector(".readout");
     const layer = add(svg, "g");
     const say = (position) => {
       layer.replaceChildren();
       readout.replaceChildren();
       if (position === null) {
-        for (const { line, label: text, colour } of several ? [] : drawn) speak(readout, text, line.y[line.y.length - 1], colour);
+        for (const { line, label: text, colour } of isNamed || (several && !figure.classList.contains("wide")) ? [] : drawn) speak(readout, text, line.y[line.y.length - 1], colour);
         return;
       }
       const at = x.low + ((position - inset.left) / (x(x.high) - inset.left)) * (x.high - x.low);

@@ -24,6 +24,8 @@ TEMPLATES = Path(__file__).parent
 SAMPLES_SHOWN = 40
 EVENTS_SHOWN = 200
 FILE_CHARACTERS = 200_000
+SMOOTHING = 0.01
+"""How far, as a share of all records, the mean line looks to each side."""
 
 
 @dataclass(frozen=True)
@@ -34,24 +36,24 @@ class Chart:
         key: the metric.
         form: how its numbers are written: `number`, `amount`, `bytes`, `share`, `seconds`.
         validation: the metric drawn beside it, measured now and then.
-        is_setting: chosen, not measured: drawn as it is, never smoothed.
+        is_smoothed: whether it is noisy enough to need a mean line.
     """
 
     key: str
     title: str
     form: str
     validation: str | None = None
-    is_setting: bool = False
+    is_smoothed: bool = True
 
 
 CHARTS = (
     Chart("loss", "Loss, nats per token", "number", validation="validation_loss"),
     Chart("tokens_per_second", "Tokens per second", "amount"),
     Chart("step_seconds", "Time of a step", "seconds"),
-    Chart("learning_rate", "Learning rate", "number", is_setting=True),
+    Chart("learning_rate", "Learning rate", "number", is_smoothed=False),
     Chart("grad_norm", "Gradient norm", "number"),
     Chart("mfu", "Model FLOPs utilisation", "share"),
-    Chart("memory_bytes", "Memory at its peak", "bytes"),
+    Chart("memory_bytes", "Memory at its peak", "bytes", is_smoothed=False),
 )
 TIME_PARTS = (
     ("computing", "training"),
@@ -93,7 +95,11 @@ def render(runs: list[Path]) -> str:
     described = [_describe(folder, name) for folder, name in zip(runs, names)]
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(amount=amount, duration=duration, figure=_figure)
     drawn = [run["drawn"] for run in described]
@@ -103,6 +109,7 @@ def render(runs: list[Path]) -> str:
         runs=described,
         charts=charts,
         cards=CARDS,
+        evaluation=_side_by_side([run["evaluation"] for run in described]),
         time_parts=TIME_PARTS,
         written=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
         data=embedded_json({"runs": drawn, "charts": {chart.key: vars(chart) for chart in charts}}),
@@ -147,7 +154,9 @@ def _figure(value: Any, form: str) -> str:
         return "–"
     if form == "share":
         return f"{100 * value:.1f}\u2009%"
-    return amount(value) if form == "amount" else f"{value:,.4g}"
+    if form == "amount":
+        return amount(value)
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.4g}"
 
 
 def _describe(folder: Path, name: str) -> dict[str, Any]:
@@ -222,6 +231,12 @@ def _table(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
+def _side_by_side(tables: list[list[tuple[str, str]]]) -> list[tuple[str, list[str]]]:
+    """Return each name with its value in every table, in the order in which the names are first met."""
+    names = dict.fromkeys(name for table in tables for name, _ in table)
+    return [(name, [dict(table).get(name, "–") for table in tables]) for name in names]
+
+
 def _texts(folder: Path) -> list[tuple[str, str]]:
     return [
         ("Configuration", _read_text(folder / "config.yaml")),
@@ -252,24 +267,14 @@ def _draw(metrics: Rows, events: Rows, name: str) -> dict[str, Any]:
     """Return what the page's script draws of a run: thinned curves by step, and what a step is in tokens and time."""
     curves = {}
     for chart in CHARTS:
-        for key, is_sparse in ((chart.key, False), (chart.validation, True)):
-            curve = _curve(metrics, key, chart.is_setting or is_sparse) if key else None
+        for key, is_smoothed in ((chart.key, chart.is_smoothed), (chart.validation, False)):
+            curve = _curve(metrics, key, is_smoothed) if key else None
             if curve:
                 curves[str(key)] = curve
-    stride = max(1, len(metrics) // 300)
-    rulers = metrics[::stride] + (metrics[-1:] if len(metrics) % stride != 1 else [])
-    begin = next((event["time"] for event in events if isinstance(event.get("time"), (int, float))), None)
-    if begin is None and rulers:
-        begin = rulers[0].get("time", 0)
-    rulers = [row for row in rulers if isinstance(row.get("tokens"), (int, float)) and "time" in row]
     return {
         "name": name,
         "curves": curves,
-        "rulers": {
-            "step": [row["step"] for row in rulers],
-            "tokens": [row["tokens"] for row in rulers],
-            "seconds": [round(row["time"] - begin) for row in rulers],
-        },
+        "rulers": _rulers(metrics, events),
         "events": [
             {"step": event["step"], "kind": str(event.get("kind", "")).replace("_", " ")}
             for event in events[-EVENTS_SHOWN:]
@@ -278,20 +283,39 @@ def _draw(metrics: Rows, events: Rows, name: str) -> dict[str, Any]:
     }
 
 
-def _curve(metrics: Rows, key: str, as_it_is: bool) -> dict[str, Any] | None:
+def _rulers(metrics: Rows, events: Rows) -> dict[str, list[float]]:
+    """Return steps with their tokens and seconds since the start: about 300, and those around each resume."""
+    rows = [row for row in metrics if isinstance(row.get("tokens"), int) and isinstance(row.get("time"), (int, float))]
+    resumed = {event.get("step") for event in events if event.get("kind") == "resumed"}
+    stride = max(1, len(rows) // 300)
+    kept = [
+        row
+        for index, row in enumerate(rows)
+        if index % stride == 0 or index == len(rows) - 1 or row["step"] in resumed or row["step"] - 1 in resumed
+    ]
+    times = [row["time"] for row in [*events, *rows] if isinstance(row.get("time"), (int, float))]
+    begin = min(times, default=0)
+    return {
+        "step": [row["step"] for row in kept],
+        "tokens": [row["tokens"] for row in kept],
+        "seconds": [round(row["time"] - begin, 1) for row in kept],
+    }
+
+
+def _curve(metrics: Rows, key: str, is_smoothed: bool) -> dict[str, Any] | None:
     rows = [row for row in metrics if isinstance(row.get(key), (int, float))]
     if not rows:
         return None
     steps, values = [row["step"] for row in rows], [float(row[key]) for row in rows]
     raw_x, raw_y = thin(steps, values)
     curve: dict[str, Any] = {"x": raw_x, "y": significant(raw_y), "count": len(rows)}
-    if not as_it_is and len(rows) >= 20:
-        half_life = max(2, round(len(rows) / 100))
-        line_x, line_y = every(steps, smooth(values, half_life))
-        curve["smooth"] = {"x": line_x, "y": significant(line_y), "half_life": half_life}
+    if is_smoothed and len(rows) >= 20:
+        radius = max(2, round(len(rows) * SMOOTHING))
+        line_x, line_y = every(steps, smooth(values, radius))
+        curve["smooth"] = {"x": line_x, "y": significant(line_y)}
         low, high = robust_range(values)
         margin = (high - low) * 0.25
-        if key != "loss" and (values and (max(values) > high + margin or min(values) < low - margin)):
+        if key != "loss" and (max(values) > high + margin or min(values) < low - margin):
             curve["range"] = significant([max(min(values), low - margin), min(max(values), high + margin)])
     return curve
 
