@@ -1,0 +1,182 @@
+"""The report in a real browser, driven over Chromium's DevTools pipe."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.telemetry.recorder import Recorder
+from train.telemetry.report import write_report
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-pipe",
+)  # fmt: skip
+
+
+class Browser:
+    """One tab; `events` are all that it reported."""
+
+    def __init__(self) -> None:
+        commands, self._write = os.pipe()
+        self._read, answers = os.pipe()
+        self._profile = tempfile.mkdtemp()
+
+        def as_chromium_expects() -> None:
+            # The pipes' own numbers may be 3 and 4: move them out of the way first.
+            high = os.dup2(commands, 100), os.dup2(answers, 101)
+            os.dup2(high[0], 3)
+            os.dup2(high[1], 4)
+
+        self._process = subprocess.Popen(
+            [str(CHROMIUM), *FLAGS, f"--user-data-dir={self._profile}", "about:blank"],
+            preexec_fn=as_chromium_expects,
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(commands)
+        os.close(answers)
+        self._buffer, self._count, self._session = b"", 0, ""
+        self.events: list[dict[str, Any]] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._count += 1
+        message = {"id": self._count, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._count:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            data = os.read(self._read, 1 << 20)
+            assert data, "chromium has ended"
+            self._buffer += data
+        line, self._buffer = self._buffer.split(b"\0", 1)
+        message = json.loads(line)
+        if "method" in message:
+            self.events.append(message)
+        return message
+
+    def open(self, page: Path, width: int, height: int = 900, scheme: str = "light") -> None:
+        self.events.clear()
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 700
+        )
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call("Page.navigate", url=page.as_uri())
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            self._next()
+
+    def evaluate(self, expression: str) -> Any:
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def complaints(self) -> list[Any]:
+        loud = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+        return [event["params"] for event in self.events if event["method"] in loud]
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._write)
+        os.close(self._read)
+        shutil.rmtree(self._profile, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no chromium on PATH")
+    tab = Browser()
+    yield tab
+    tab.close()
+
+
+def a_run(folder: Path, steps: int, hostile: str = "") -> Path:
+    folder.mkdir()
+    recorder = Recorder(folder)
+    recorder.event("started", 0)
+    for step in range(1, steps + 1):
+        row = {"step": step, "tokens": step * 1024, "loss": 2 + 8 * math.exp(-step / 20), "learning_rate": 3e-4}
+        row |= {"grad_norm": 1 + step % 7 / 10, "tokens_per_second": 1e5 + step % 5, "step_seconds": 0.01}
+        if step % 20 == 0:
+            row["validation_loss"] = row["loss"] + 0.1
+            recorder.event("checkpoint_saved", step, path=hostile)
+            recorder.sample(step, "从前", f"有一条河 {hostile}")
+        recorder.metrics(row)
+    recorder.close()
+    (folder / "config.yaml").write_text(f"run:\n  name: {hostile or 'plain'}\n")
+    return folder
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_report_draws_its_charts_within_the_page(browser, tmp_path, width, scheme):
+    page = write_report([a_run(tmp_path / "a-run-with-a-rather-long-name", 120)], tmp_path / "report.html")
+    browser.open(page, width, scheme=scheme)
+    assert browser.complaints() == []
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("document.querySelectorAll('figure').length") == 5
+    assert browser.evaluate("[...document.querySelectorAll('figure svg')].every((s) => s.querySelector('path.curve'))")
+    assert "NaN" not in browser.evaluate("document.querySelector('main').innerHTML")
+    requests = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
+    assert requests == [page.as_uri()]
+
+
+def test_axis_and_scale_can_be_changed_and_values_read(browser, tmp_path):
+    runs = [a_run(tmp_path / "small", 60), a_run(tmp_path / "large", 90)]
+    browser.open(write_report(runs, tmp_path / "report.html"), 1280)
+    shape = "document.querySelector('figure[data-chart=loss] path.curve').getAttribute('d')"
+    shapes = {browser.evaluate(shape)}
+    for control in ("[data-scale=linear]", "[data-axis=tokens]"):
+        browser.evaluate(f"document.querySelector('{control}').click()")
+        shapes.add(browser.evaluate(shape))
+    assert len(shapes) >= 2
+    assert browser.evaluate("document.querySelector('[data-axis=tokens]').getAttribute('aria-pressed')") == "true"
+    x, y = browser.evaluate(
+        "(() => { const b = document.querySelector('figure svg').getBoundingClientRect(); return [b.x + 400, b.y + 90] })()"
+    )
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    read = browser.evaluate("document.querySelector('.readout').textContent")
+    assert read.startswith("tokens ") and "small" in read and "large" in read
+    assert browser.complaints() == []
+
+
+def test_nothing_that_a_run_holds_is_executed(browser, tmp_path):
+    hostile = '</script></pre><img src=x onerror="window.taken=1"><script>window.taken=1</script>{{ 7*7 }}<!--'
+    page = write_report([a_run(tmp_path / "run", 60, hostile)], tmp_path / "report.html")
+    browser.open(page, 1280)
+    assert browser.complaints() == []
+    assert browser.evaluate("window.taken === undefined")
+    assert browser.evaluate("document.querySelectorAll('img').length") == 0
+    assert hostile in browser.evaluate("document.querySelector('.sample p').textContent")
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_run_just_begun_is_drawn_without_an_error(browser, tmp_path, steps):
+    browser.open(write_report([a_run(tmp_path / "new", steps)], tmp_path / "report.html"), 390)
+    assert browser.complaints() == []
+    assert "NaN" not in browser.evaluate("document.querySelector('main').innerHTML")
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390

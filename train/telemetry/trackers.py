@@ -1,0 +1,345 @@
+"""Experiment trackers: what a run shows to people elsewhere, while it trains. The only module that knows wandb.
+
+wandb lives in a process of its own, fed through a queue that never blocks: its import, its network, its hooks on
+`sys.exit` and its waiting at exit can't stop, slow or fail training, and when training is killed it still writes down
+all it was given. This file is that process's program too (see `_serve`), so it imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+QUEUE_ROWS = 10_000
+FINISH_SECONDS = 20.0
+INIT_SECONDS = 15.0
+UPLOAD_SECONDS = 15.0
+
+
+@dataclass
+class TrackerConfig:
+    """Settings of the tracker.
+
+    Args:
+        kind: `wandb`, or `none` for the run folder alone.
+        project, entity: where the run is filed.
+        mode: `online` or `offline`; left out, WANDB_MODE decides, else offline unless the machine is logged in.
+        tags: words to find the run by.
+    """
+
+    kind: str = "wandb"
+    project: str = "headrace"
+    entity: str | None = None
+    mode: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+class Tracker(Protocol):
+    """Takes what is measured; never raises, never waits, except `finish`, for a bounded time."""
+
+    problem: str | None
+
+    def log(self, step: int, values: dict[str, Any]) -> None: ...
+
+    def sample(self, step: int, prompt: str, text: str) -> None: ...
+
+    def finish(self, exit_code: int) -> None: ...
+
+
+def open_tracker(
+    config: TrackerConfig, folder: Path, run_name: str, configuration: dict[str, Any], resume_step: int
+) -> Tracker:
+    """Open the tracker of a run; returns at once.
+
+    Args:
+        config: which tracker.
+        folder: the run folder; wandb keeps its files and the run's id there, so a resumed run is the same run.
+        run_name: what people will see.
+        configuration: the run's settings; what looks like a secret is left out.
+        resume_step: the step that the run goes on from, 0 for a new run.
+
+    Raises:
+        UserError: there is no tracker or mode of that name.
+    """
+    from data_pipeline.foundation.errors import UserError
+
+    if config.kind not in ("wandb", "none"):
+        raise UserError(f"`tracker.kind`: there is no tracker `{config.kind}`; take wandb or none")
+    if config.mode not in (None, "online", "offline"):
+        raise UserError(f"`tracker.mode`: wandb has no mode `{config.mode}` here; take online or offline")
+    if config.kind == "none":
+        return NoTracker()
+    return WandbTracker(config, folder, run_name, configuration, resume_step)
+
+
+class NoTracker:
+    """Keeps nothing: the run folder is the whole record."""
+
+    problem: str | None = None
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        pass
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        pass
+
+    def finish(self, exit_code: int) -> None:
+        pass
+
+
+class WandbTracker:
+    """Hands rows to wandb's process; when that falls behind by `QUEUE_ROWS`, rows are dropped and counted."""
+
+    def __init__(
+        self, config: TrackerConfig, folder: Path, run_name: str, configuration: dict[str, Any], resume_step: int
+    ):
+        self.problem: str | None = None
+        self.dropped = 0
+        self._queue: queue.Queue[dict[str, Any]] = queue.Queue(QUEUE_ROWS)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._finished = threading.Event()
+        try:
+            start = {
+                "folder": str(folder.resolve()),
+                "id": _run_id(folder / "wandb.json"),
+                "name": run_name,
+                "project": config.project,
+                "entity": config.entity,
+                "mode": config.mode,
+                "tags": list(config.tags),
+                "configuration": _without_secrets(configuration),
+                "resume_step": resume_step,
+                "trainer": os.getpid(),
+            }
+        except OSError as error:
+            self._report(f"wandb can't start: {error}")
+            return
+        self._queue.put_nowait(start)
+        threading.Thread(target=self._feed, name="wandb", daemon=True).start()
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        self._put({"step": step, "values": values})
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        self._put({"step": step, "prompt": prompt, "text": text})
+
+    def finish(self, exit_code: int) -> None:
+        """Let wandb write and upload what it has, for `FINISH_SECONDS` at most."""
+        deadline = time.monotonic() + FINISH_SECONDS
+        if self._process is not None or self.problem is None:
+            try:
+                self._queue.put({"exit_code": exit_code}, timeout=FINISH_SECONDS)
+                self._finished.wait(max(0.0, deadline - time.monotonic()))
+            except queue.Full:
+                pass
+        if self._process is not None and self._process.poll() is None:
+            self._report(f"wandb isn't done after {FINISH_SECONDS:.0f} s and is left behind, with what it had by then")
+            self._process.kill()
+        if self.dropped:
+            self._report(f"wandb was too slow for {self.dropped:,} rows, which it doesn't have")
+
+    def _put(self, message: dict[str, Any]) -> None:
+        if self._finished.is_set():
+            return
+        try:
+            self._queue.put_nowait(message)
+        except queue.Full:
+            self.dropped += 1
+
+    def _feed(self) -> None:
+        """Run wandb's process and write it a line per message, until the last one or its death."""
+        try:
+            self._process = process = subprocess.Popen(
+                # -P: the folder of this file must not shadow anybody's modules.
+                [sys.executable, "-P", str(Path(__file__).resolve())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            assert process.stdin is not None
+            listener = threading.Thread(target=self._listen, args=(process,), name="wandb-listener", daemon=True)
+            listener.start()
+            while True:
+                message = self._queue.get()
+                process.stdin.write(json.dumps(message, default=_plain).encode() + b"\n")
+                process.stdin.flush()
+                if "exit_code" in message:
+                    break
+            process.stdin.close()
+            process.wait()
+            listener.join()
+        except BrokenPipeError:
+            listener.join(1.0)
+            self._report("wandb's process ended by itself")
+        except Exception as error:
+            self._report(f"wandb can't be fed: {error}")
+        finally:
+            self._finished.set()
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._report(line.decode("utf-8", errors="replace").strip())
+
+    def _report(self, problem: str) -> None:
+        """Keep the first problem and tell it in one line."""
+        if self.problem is None:
+            self.problem = problem
+            print(f"tracker: {problem}. Training goes on; metrics.jsonl has everything", file=sys.stderr, flush=True)
+
+
+def _run_id(path: Path) -> str:
+    """Return the run's id at wandb, chosen the first time and kept beside the run from then on."""
+    from data_pipeline.foundation.files import write_json
+
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        chosen = secrets.token_hex(6)
+        write_json(path, {"id": chosen})
+        return chosen
+
+
+def _without_secrets(value: Any, name: str = "") -> Any:
+    from train.telemetry.environment import looks_secret
+
+    if isinstance(value, dict):
+        return {str(key): _without_secrets(item, str(key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_secrets(item, name) for item in value]
+    return "(removed)" if isinstance(value, str) and value and looks_secret(name) else value
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold: the number inside a scalar of numpy or torch, else the text of a value."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _serve() -> int:
+    """Be wandb's process: read messages from standard input, say on standard output what goes wrong, else nothing."""
+    # Training decides when this ends, by closing the pipe; a signal to the whole job is its to answer.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    os.nice(10)
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+
+    def report(problem: str) -> None:
+        try:
+            print(" ".join(problem.split()), file=channel, flush=True)
+        except BrokenPipeError:
+            pass
+
+    try:
+        start = json.loads(sys.stdin.readline())
+        logs = Path(start["folder"]) / "wandb"
+        logs.mkdir(exist_ok=True)
+        log = os.open(logs / "headrace.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        run = _open_run(start, report)
+        exit_code = _record(run, start["resume_step"], report)
+        run.finish(exit_code=exit_code)
+    except ImportError as error:
+        report(f"wandb can't be imported ({error}); `pip install wandb`, or set tracker=none")
+        return 1
+    except Exception as error:
+        report(f"wandb gave up: {error}")
+        return 1
+    return 0
+
+
+def _open_run(start: dict[str, Any], report: Any) -> Any:
+    import wandb
+
+    mode = start["mode"] or os.environ.get("WANDB_MODE") or ("online" if _logged_in(wandb) else "offline")
+    settings = wandb.Settings(
+        console="off",
+        silent=True,
+        disable_git=True,
+        disable_code=True,
+        init_timeout=INIT_SECONDS,
+        finish_timeout=UPLOAD_SECONDS,
+        stop_fn=lambda: None,
+        x_stats_pid=start["trainer"],
+    )
+
+    def init(mode: str) -> Any:
+        return wandb.init(
+            project=start["project"],
+            entity=start["entity"],
+            id=start["id"],
+            name=start["name"],
+            tags=start["tags"],
+            config=start["configuration"],
+            allow_val_change=True,
+            dir=start["folder"],
+            resume="allow",
+            mode=mode,
+            settings=settings,
+        )
+
+    try:
+        return init(mode)
+    except Exception as error:
+        if mode == "offline":
+            raise
+        report(f"wandb can't go online ({error}); it records offline, `wandb sync` can follow")
+        # The service still holds the run's id from the try that failed; only a new service gives it out again.
+        wandb.teardown()
+        return init("offline")
+
+
+def _logged_in(wandb: Any) -> bool:
+    """Tell whether a key for the server is at hand, without asking the server."""
+    import netrc
+    from urllib.parse import urlsplit
+
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    settings = wandb.setup().settings
+    if settings.api_key:
+        return True
+    given = os.environ.get("NETRC")
+    for path in [Path(given).expanduser()] if given else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+        try:
+            if netrc.netrc(path).authenticators(urlsplit(settings.base_url).netloc):
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False
+
+
+def _record(run: Any, resume_step: int, report: Any) -> int:
+    """Log message by message until the last; without a last one, training was killed."""
+    import wandb
+
+    last = resume_step
+    for line in sys.stdin:
+        message = json.loads(line)
+        if "exit_code" in message:
+            return int(message["exit_code"])
+        # wandb refuses steps that go back, as they do after a rollback: it keeps the first try, metrics.jsonl the last.
+        if message["step"] < last:
+            continue
+        last = message["step"]
+        if "values" in message:
+            run.log(message["values"], step=last)
+        else:
+            columns = ["step", "prompt", "text"]
+            run.log({"sample": wandb.Table(columns, [[last, message["prompt"], message["text"]]])}, step=last)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(_serve())
