@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.errors import Failure, ToldElsewhere, UserError
 
 
 @dataclass
@@ -64,6 +65,26 @@ class World:
         distributed.all_gather_object(values, value)
         return values
 
+    def on_main(self, work: Callable[[], Any]) -> Any:
+        """Return what rank 0 gets from some work on every rank; if it fails there, every rank fails.
+
+        Raises:
+            UserError, Failure: on rank 0, as the work raised it.
+            ToldElsewhere: on the other ranks, which need not say it again.
+        """
+        result, error = None, None
+        if self.is_main:
+            try:
+                result = work()
+            except (UserError, Failure) as caught:
+                error = caught
+        result, exit_code = self.from_main((result, error.exit_code if error else None))
+        if error is not None:
+            raise error
+        if exit_code is not None:
+            raise ToldElsewhere(exit_code)
+        return result
+
     def from_main(self, value: Any) -> Any:
         """Return rank 0's value on every rank."""
         if self.size == 1:
@@ -82,7 +103,8 @@ def join_world(config: ClusterConfig) -> World:
     """Meet the other processes; without a launcher this process is the whole world, and no port is opened.
 
     Raises:
-        UserError: the launcher's variables are incomplete, or there are fewer GPUs than local ranks.
+        UserError: the launcher's variables are incomplete.
+        Failure: there are fewer GPUs than local ranks.
     """
     rank, local_rank, size = _from_environment("RANK", 0), _from_environment("LOCAL_RANK", 0), launched_size()
     torch.set_num_threads(
@@ -90,7 +112,7 @@ def join_world(config: ClusterConfig) -> World:
     )
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
-            raise UserError(
+            raise Failure(
                 f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}. "
                 "Start at most one process per GPU"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -26,10 +27,11 @@ from train.precision import PrecisionConfig
 
 @dataclass(frozen=True)
 class StepResult:
-    """The loss of a step's whole batch before the update, and the gradient's length before clipping."""
+    """A step's loss over the whole batch before the update, its gradient's length before clipping, its targets."""
 
     loss: float
     gradient_norm: float
+    targets: int
 
 
 class Engine:
@@ -62,6 +64,7 @@ class Engine:
         import deepspeed
 
         deepspeed.utils.logger.setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
         self.world, self.batch, self.stage, self.clip_norm = world, batch, zero.stage, optimizer.clip_norm
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
         settings = deepspeed_settings(batch, zero, precision, optimizer.clip_norm, passed_through or {})
@@ -106,7 +109,8 @@ class Engine:
             norm = self._clip_at_stage_0()
             self.deepspeed.step()
         norm = norm if self.stage == 0 else self.deepspeed.get_global_grad_norm()
-        return StepResult(float(self.world.sum(summed) / targets), float(norm) if norm is not None else float("nan"))
+        loss = float(self.world.sum(summed) / targets)
+        return StepResult(loss, float("nan") if norm is None else float(norm), int(targets))
 
     @torch.no_grad()
     def summed_loss(self, batch: Batch, objective: Objective) -> float:

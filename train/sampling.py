@@ -65,7 +65,7 @@ def sample_tokens(
     """
     if len(prompt) >= config.maximum_length:
         raise UserError(
-            f"the prompt has {len(prompt)} tokens; the model takes {config.maximum_length}, and one must be left to write"
+            f"the prompt has {len(prompt)} tokens and the model takes {config.maximum_length}: none is left to write"
         )
     count = min(sampling.tokens, config.maximum_length - len(prompt))
     cache = KeyValueCache(config, 1, len(prompt) + count, device, dtype)

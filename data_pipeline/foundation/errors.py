@@ -16,5 +16,13 @@ class Failure(Exception):
     exit_code = 1
 
 
+class ToldElsewhere(Exception):
+    """Another process of the same run has failed and told the user; this one only ends with the same exit code."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
 EXIT_STOPPED_EARLY = 75
 """`EX_TEMPFAIL`: stopped with a good checkpoint; the same command goes on from there."""

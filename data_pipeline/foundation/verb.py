@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_pipeline.foundation.errors import Failure, UserError
+from data_pipeline.foundation.errors import Failure, ToldElsewhere, UserError
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,15 @@ class Verb:
                 print(self.help())
                 return 0
             return self.run(self._request(arguments))
-        except (UserError, Failure) as error:
+        except UserError as error:
+            # Every process of a run sees the same mistake; one of them says it.
+            if os.environ.get("RANK", "0") == "0":
+                print(f"headrace {self.name}: {error}", file=sys.stderr)
+            return error.exit_code
+        except Failure as error:
             print(f"headrace {self.name}: {error}", file=sys.stderr)
+            return error.exit_code
+        except ToldElsewhere as error:
             return error.exit_code
         except KeyboardInterrupt:
             print(f"headrace {self.name}: interrupted", file=sys.stderr)

@@ -1,0 +1,78 @@
+"""`headrace train`, and `python -m train` for torchrun and deepspeed: trains a run, or goes on with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+
+from data_pipeline.foundation.verb import Request, Verb
+
+
+def run(request: Request) -> int:
+    """Compose, check, and unless it is a dry run, train. Returns the exit code."""
+    from data_pipeline.foundation.configuration import compose_configuration
+    from train.schemas import register_schemas
+    from train.settings import TrainConfig
+
+    register_schemas()
+    composed = compose_configuration("train", request.overrides, TrainConfig, request.folders)
+    if request.print_configuration:
+        print(composed.yaml(), end="")
+        return 0
+
+    from train.distributed import join_world, launched_size, leave_world
+    from train.preflight import prepare_run
+
+    prepared = prepare_run(composed, launched_size())
+    if request.dry_run:
+        print(json.dumps(asdict(prepared.batch)) if request.json else "\n".join(prepared.lines(composed.value)))
+        return 0
+
+    from train.trainer import Trainer
+
+    # Our own tokenizers are never used by two processes at once, and the warning about it helps nobody.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    world = join_world(composed.value.cluster)
+    try:
+        return Trainer(composed, prepared, world).train()
+    finally:
+        leave_world()
+
+
+VERB = Verb(
+    name="train",
+    summary="trains or tunes a model; started again with the same settings, it goes on",
+    run=run,
+    groups=(
+        "experiment",
+        "model",
+        "objective",
+        "optimizer",
+        "schedule",
+        "zero",
+        "precision",
+        "tracker",
+        "cluster",
+    ),
+    keys=(
+        ("data.path", "a dataset folder that `headrace prepare` wrote"),
+        ("data.sequence_length", "tokens of a model's input"),
+        ("steps", "optimizer steps"),
+        ("batch.sequences", "sequences of a step, over all processes"),
+        ("batch.micro", "sequences of one forward pass"),
+        ("run.name", "name of the run's folder; made from the settings if left out"),
+        ("checkpoint.every", "steps between checkpoints"),
+        ("deepspeed.KEY", "options passed through to DeepSpeed"),
+    ),
+    examples=(
+        "headrace train experiment=demo data.path=datasets/python_docs",
+        "headrace train model=gpt2_124m data.path=datasets/web zero=1 precision=bf16 batch.sequences=512",
+        "torchrun --nproc-per-node 8 -m train model=llama_1b data.path=datasets/web zero=3 precision=bf16",
+    ),
+    flags=("--json", "--dry-run"),
+)
+
+if __name__ == "__main__":
+    sys.exit(VERB.main())

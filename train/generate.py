@@ -1,0 +1,108 @@
+"""`headrace generate`: text from a run or a checkpoint, streamed as it is written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_pipeline.foundation.verb import Request, Verb
+
+if TYPE_CHECKING:
+    from train.sampling import SamplingConfig
+    from train.source import Loaded
+
+
+def run(request: Request) -> int:
+    """Continue a prompt, or each line typed at the terminal."""
+    from data_pipeline.foundation.configuration import compose_configuration, register
+    from data_pipeline.foundation.progress import say
+    from train.sampling import SamplingConfig, check_sampling
+    from train.source import load_source
+
+    @dataclass
+    class GenerateConfig(SamplingConfig):
+        """What to continue, and how.
+
+        Args:
+            source: a run's folder or a checkpoint.
+            prompt: its beginning; None reads prompts from standard input, one a line.
+            count: texts to write for each prompt, with seeds counted up from `seed`.
+        """
+
+        source: str = "???"
+        prompt: str | None = None
+        count: int = 1
+
+    register("generate_schema", GenerateConfig)
+    composed = compose_configuration("generate", request.overrides, GenerateConfig, request.folders)
+    if request.print_configuration:
+        print(composed.yaml(), end="")
+        return 0
+    config = composed.value
+    check_sampling(config)
+    loaded = load_source(Path(config.source))
+    say(f"{loaded.folder}, step {loaded.step:,}")
+    for prompt in [config.prompt] if config.prompt is not None else typed_prompts():
+        for number in range(config.count):
+            texts = write(loaded, prompt, replace(config, seed=config.seed + number))
+            if request.json:
+                print(json.dumps({"prompt": prompt, "text": "".join(texts)}, ensure_ascii=False), flush=True)
+                continue
+            print(prompt, end="", flush=True)
+            for text in texts:
+                print(text, end="", flush=True)
+            print("\n", flush=True)
+    return 0
+
+
+def write(loaded: Loaded, prompt: str, sampling: SamplingConfig) -> Iterator[str]:
+    """Yield the text that follows a prompt, piece by piece. An empty prompt begins a document."""
+    from train.sampling import sample_tokens, stream_text
+
+    model = loaded.model
+    ids = [loaded.tokenizer.end_of_document, *loaded.tokenizer.encode(prompt)]
+    tokens = sample_tokens(model, model.config, ids, sampling, loaded.device, model.norm.weight.dtype)
+    return stream_text(tokens, loaded.tokenizer, list(sampling.stop))
+
+
+def typed_prompts() -> Iterator[str]:
+    """Yield lines from standard input, asking for them at a terminal."""
+    if sys.stdin.isatty():
+        print("Type the beginning of a text; an empty line or Ctrl-D ends.", file=sys.stderr)
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line.strip():
+            return
+        yield line.rstrip("\n")
+
+
+VERB = Verb(
+    name="generate",
+    summary="text from a run or a checkpoint, streamed as it is written",
+    run=run,
+    keys=(
+        ("source", "a run's folder or a checkpoint"),
+        ("prompt", "beginning of the text; left out, prompts are read from standard input"),
+        ("tokens", "most tokens to write"),
+        ("temperature", "0 always takes the likeliest token"),
+        ("top_k, top_p", "draw among the k likeliest, or those that together have probability p"),
+        ("seed", "of the draws"),
+        ("stop", "texts that end the writing, as a list"),
+        ("count", "texts for each prompt"),
+    ),
+    examples=(
+        'headrace generate source=runs/demo prompt="This module "',
+        'headrace generate source=runs/demo prompt="Return the " temperature=0 tokens=40',
+        "headrace generate source=runs/demo",
+    ),
+    flags=("--json",),
+)
+
+if __name__ == "__main__":
+    sys.exit(VERB.main())

@@ -1,0 +1,110 @@
+"""All that can be settled before a process group, a weight or a GPU: data, model, batch, run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_pipeline.foundation.configuration import Composed
+from data_pipeline.foundation.errors import UserError
+from data_pipeline.loader import open_split
+from data_pipeline.manifest import Manifest, load_manifest
+from data_pipeline.order import Order
+from data_pipeline.store import Store
+from data_pipeline.token_bytes import token_bytes
+from data_pipeline.tokenizer import Tokenizer, load_tokenizer
+from train.batch import BatchPlan, plan_batch
+from train.model.transformer import Transformer, TransformerConfig
+from train.run_folder import RunFolder, check_run, locate_run
+from train.settings import TrainConfig, check_settings
+
+
+class Split(NamedTuple):
+    """One split of the dataset, ready to be read in its order."""
+
+    order: Order
+    store: Store
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run consists of, checked to fit together.
+
+    Args:
+        model: resolved configuration.
+        parameters: of the model, tied ones counted once.
+        token_bytes: (vocabulary,) bytes of text that each token stands for.
+        lineage: run, dataset and settings by name and fingerprint.
+    """
+
+    model: TransformerConfig
+    parameters: int
+    batch: BatchPlan
+    training: Split
+    validation: Split
+    manifest: Manifest
+    tokenizer: Tokenizer
+    token_bytes: NDArray[np.int64]
+    run: RunFolder
+    lineage: dict[str, Any]
+
+    def lines(self, config: TrainConfig) -> list[str]:
+        """Return what is about to happen, for a person."""
+        batch, order = self.batch, self.training.order
+        tokens = batch.sequences * config.data.sequence_length
+        epochs = config.steps * batch.sequences / order.sequences_per_epoch
+        flops = self.model.flops_per_token(config.data.sequence_length) * tokens * config.steps
+        return [
+            f"run      {self.run.path}",
+            f"model    {self.model.name}: {self.parameters:,} parameters, vocabulary {self.model.vocabulary_size:,}",
+            f"data     {config.data.path}: {self.manifest.splits['train'].tokens:,} tokens to train on",
+            f"batch    {batch.sequences} sequences × {config.data.sequence_length} tokens = {tokens:,} tokens a step "
+            f"(micro {batch.micro} × accumulation {batch.accumulation} × {batch.ranks} ranks)",
+            f"steps    {config.steps:,}: {tokens * config.steps:,} tokens, {epochs:.2f} epochs, {flops:.2e} FLOPs",
+            f"engine   ZeRO {config.zero.stage}, {config.precision.kind}",
+        ]
+
+
+def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
+    """Check settings, data, model and run folder against each other; change nothing.
+
+    Raises:
+        UserError: something doesn't fit; the message names it.
+        Failure: the dataset is damaged.
+    """
+    config = composed.value
+    check_settings(config)
+    batch = plan_batch(config.batch, ranks)
+    folder = Path(config.data.path)
+    manifest = load_manifest(folder)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    if tokenizer.fingerprint != manifest.tokenizer_fingerprint:
+        raise UserError(
+            f"{folder / 'tokenizer'} is not the tokenizer that the dataset's tokens were made with: "
+            "restore it, or prepare the dataset again"
+        )
+    model = config.model.resolve(manifest.vocabulary_size)
+    training = Split(*open_split(config.data, "train", config.seed))
+    validation = Split(*open_split(config.data, config.validation.split, config.seed, shuffle=False))
+    run = locate_run(composed, manifest.fingerprint)
+    check_run(run, composed)
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in Transformer(model).parameters())
+    assert model.vocabulary_size is not None
+    return Prepared(
+        model=model,
+        parameters=parameters,
+        batch=batch,
+        training=training,
+        validation=validation,
+        manifest=manifest,
+        tokenizer=tokenizer,
+        token_bytes=token_bytes(tokenizer, model.vocabulary_size),
+        run=run,
+        lineage={"run": run.name, "dataset": manifest.fingerprint, "configuration": run.fingerprint},
+    )

@@ -1,0 +1,86 @@
+"""The folder of a run: made once, recognised when the same run is started again, refused to any other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_pipeline.foundation.configuration import Composed
+from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.files import json_hash, write_json, write_text
+from train.settings import TrainConfig, deciding
+from train.telemetry.environment import describe_environment
+
+FORBIDDEN_IN_NAMES = set("/\\\0\n\r\t\"'`$;&|<>*?!")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run lives, and what decides its result.
+
+    Args:
+        path: of the folder.
+        name: of the run.
+        fingerprint: of the settings that decide what is learnt, the dataset's content among them.
+        dataset_fingerprint: of the dataset.
+    """
+
+    path: Path
+    name: str
+    fingerprint: str
+    dataset_fingerprint: str
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+
+def locate_run(composed: Composed[TrainConfig], dataset_fingerprint: str) -> RunFolder:
+    """Name the run without touching the disk; the same settings and data give the same name on every rank.
+
+    Raises:
+        UserError: a name that isn't one folder's.
+    """
+    config = composed.value
+    fingerprint = json_hash({"settings": deciding(composed.data), "dataset": dataset_fingerprint})
+    name = config.run.name or f"{config.model.name}-{fingerprint[:8]}"
+    if name in (".", "..") or name.startswith("-") or FORBIDDEN_IN_NAMES & set(name) or len(name.encode()) > 200:
+        raise UserError(f"run.name={name!r} can't be a folder's name: use letters, digits, `-`, `_` and `.`")
+    return RunFolder(Path(config.run.root) / name, name, fingerprint, dataset_fingerprint)
+
+
+def check_run(run: RunFolder, composed: Composed[TrainConfig]) -> None:
+    """Refuse to go on in a folder that belongs to a run of other settings or data. Changes nothing.
+
+    Raises:
+        UserError: names the settings that differ.
+    """
+    path = run.path / "config.yaml"
+    if not path.exists():
+        if run.path.exists() and any(run.path.iterdir()):
+            raise UserError(f"{run.path} exists and is not a run's folder: choose another run.name")
+        return
+    earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
+    before, now = deciding(earlier), deciding(composed.data)
+    differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    changes = [f"{key} was {before.get(key)} and is {now.get(key)}" for key in differing]
+    before_data = earlier.get("dataset_fingerprint")
+    if before_data != run.dataset_fingerprint:
+        changes.append(f"the dataset at data.path has other content ({before_data} before)")
+    if changes:
+        raise UserError(
+            f"{run.path} belongs to another run: {'; '.join(changes)}. "
+            "Give this one another run.name, or the earlier settings to go on"
+        )
+
+
+def open_run(run: RunFolder, composed: Composed[TrainConfig]) -> None:
+    """Make the folder if need be and write down what runs in it now: settings, overrides, environment."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    described: dict[str, Any] = {**composed.data, "dataset_fingerprint": run.dataset_fingerprint}
+    write_text(run.path / "overrides.yaml", yaml.safe_dump(composed.overrides, allow_unicode=True))
+    write_json(run.path / "environment.json", describe_environment() | {"dataset_fingerprint": run.dataset_fingerprint})
+    write_text(run.path / "config.yaml", yaml.safe_dump(described, sort_keys=False, allow_unicode=True))

@@ -1,0 +1,113 @@
+"""Everything a run tells: rows and events on disk, the tracker, the display, at the end a summary and a report.
+
+Only rank 0 tells; on the others every call does nothing.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from data_pipeline.foundation.configuration import Composed
+from data_pipeline.foundation.progress import say
+from train.telemetry.display import Display
+from train.telemetry.recorder import Recorder
+from train.telemetry.report import write_report
+from train.telemetry.summary import summarize
+from train.telemetry.trackers import Tracker, open_tracker
+
+if TYPE_CHECKING:
+    from train.checkpoint.load import Found
+    from train.distributed import World
+    from train.preflight import Prepared
+    from train.settings import TrainConfig
+
+
+class RunRecord(AbstractContextManager):
+    """The telling side of one run.
+
+    Args:
+        step: that the run goes on from.
+    """
+
+    def __init__(self, composed: Composed[TrainConfig], prepared: Prepared, world: World, step: int):
+        self._composed, self._prepared, self._world = composed, prepared, world
+        self._folder, self._first_step = prepared.run.path, step
+        self._stall_seconds = 0.0
+        self._ended = False
+        self._closing = ExitStack()
+        if world.is_main:
+            config = composed.value
+            self._recorder = Recorder(self._folder)
+            self._tracker: Tracker = open_tracker(
+                config.tracker, self._folder, prepared.run.name, composed.data, resume_step=step
+            )
+            tokens = prepared.batch.sequences * config.data.sequence_length
+            self._display = Display(config.steps, step, tokens)
+
+    def begin(self, found: Found) -> None:
+        """Say what starts or goes on, and take back what an interrupted run had recorded beyond its checkpoint."""
+        if not self._world.is_main:
+            return
+        for line in self._prepared.lines(self._composed.value):
+            say(line)
+        for checkpoint, problems in found.rejected:
+            self._recorder.event("checkpoint_rejected", self._first_step, checkpoint=checkpoint.name, problems=problems)
+            say(f"checkpoint {checkpoint.name} is not used: {'; '.join(problems)}")
+        dropped = self._recorder.rewind(self._first_step)
+        ranks = self._world.size
+        if found.checkpoint is None:
+            self._recorder.event("started", 0, ranks=ranks)
+        else:
+            checkpoint = found.checkpoint.name
+            self._recorder.event("resumed", self._first_step, checkpoint=checkpoint, steps_redone=dropped, ranks=ranks)
+            say(f"going on from {found.checkpoint}")
+        self._closing.enter_context(self._display)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Record what a step measured."""
+        if self._world.is_main:
+            row["checkpoint_stall_seconds"], self._stall_seconds = self._stall_seconds, 0.0
+            self._recorder.metrics(row)
+            self._tracker.log(row["step"], row)
+            self._display.update(row)
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """Record text that the model wrote."""
+        if self._world.is_main:
+            self._recorder.sample(step, prompt, text)
+            self._tracker.sample(step, prompt, text)
+
+    def saved(self, step: int, checkpoint: Path, seconds: float) -> None:
+        """Record a published checkpoint; its seconds go into the next row."""
+        if self._world.is_main:
+            self._stall_seconds += seconds
+            self._recorder.event("checkpoint_saved", step, checkpoint=checkpoint.name, seconds=seconds)
+
+    def failed(self, step: int, error: BaseException) -> None:
+        """Record that the run broke."""
+        if self._world.is_main and not self._ended:
+            self.end("failed", step, 1, reason=f"{type(error).__name__}: {error}")
+
+    def end(self, status: str, step: int, exit_code: int, **details: Any) -> None:
+        """Record the end, write summary and report, and close the tracker."""
+        if not self._world.is_main:
+            return
+        self._ended = True
+        self._closing.close()
+        kind = "preempted" if status == "stopped" else status
+        self._recorder.event(kind, step, **details)
+        model = {"name": self._prepared.model.name, "parameters": self._prepared.parameters}
+        summarize(self._folder, status, self._prepared.lineage, model)
+        write_report([self._folder], self._folder / "report.html")
+        self._tracker.finish(exit_code)
+        self._recorder.close()
+        reason = f" ({details['reason']})" if "reason" in details else ""
+        say(f"{status} at step {step:,}{reason}: {self._folder / 'report.html'}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()

@@ -1,0 +1,205 @@
+"""The training loop: batches in, steps done, everything recorded, a checkpoint whenever the run may end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.foundation.configuration import Composed
+from data_pipeline.foundation.errors import EXIT_STOPPED_EARLY, Failure
+from data_pipeline.foundation.progress import say
+from data_pipeline.loader import Batch, Share, stream
+from train.checkpoint.folder import keep_newest
+from train.checkpoint.load import Found, find_newest_whole, load_checkpoint
+from train.checkpoint.pieces import optimizer_steps
+from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of, save_checkpoint
+from train.distributed import World
+from train.engine import Engine, StepResult
+from train.hardware import peak_flops, peak_memory, slow_format_warning
+from train.objective import build_objective
+from train.preflight import Prepared
+from train.run_folder import check_run, open_run
+from train.samples import write_samples
+from train.schedule import rate_factor
+from train.settings import TrainConfig
+from train.stopping import StopRequests
+from train.telemetry.run_record import RunRecord
+from train.validation import Validation
+
+
+class Trainer:
+    """One run of one process among `world`.
+
+    Args:
+        composed: the settings as an object and as plain data.
+        prepared: what preflight settled: batch, model, data, run folder.
+    """
+
+    def __init__(self, composed: Composed[TrainConfig], prepared: Prepared, world: World):
+        self.config, self.prepared, self.world = composed.value, prepared, world
+        self.run = prepared.run
+        world.on_main(lambda: check_run(self.run, composed))
+        self.found = self._find_checkpoint()
+        world.on_main(lambda: open_run(self.run, composed))
+        if world.is_main and (warning := slow_format_warning(world.device, self.config.precision.kind)):
+            say(warning)
+        self.engine = Engine(
+            prepared.model,
+            self.config.seed,
+            world,
+            prepared.batch,
+            self.config.zero,
+            self.config.precision,
+            self.config.optimizer,
+            self.config.activation_checkpointing,
+            self.config.deepspeed,
+        )
+        self.objective = build_objective(self.config.objective, prepared.model.document_mask)
+        self.validation = Validation(
+            self.config.validation, prepared.validation.order, prepared.validation.store, prepared.token_bytes
+        )
+        self.state = TrainerState(0, 0, 0, 0, lineage=prepared.lineage)
+        if self.found.checkpoint is not None:
+            self.state = load_checkpoint(self.engine, self.found.checkpoint)
+        self.saved_step = self.state.step
+        self.flops_per_token = prepared.model.flops_per_token(self.config.data.sequence_length)
+        peaks = world.gather(peak_flops(world.device, self.config.precision.kind))
+        self.peak_flops = None if None in peaks else sum(peaks)
+        self.record = RunRecord(composed, prepared, world, self.state.step)
+
+    def train(self) -> int:
+        """Run to the last step, or to where somebody asks for an end; return the exit code."""
+        config, record = self.config, self.record
+        batches = iter(stream(*self.prepared.training, self._share(), self.state.step))
+        with StopRequests() as requests, record:
+            record.begin(self.found)
+            try:
+                while self.state.step < config.steps:
+                    self._step(batches)
+                    reason = self._reason_to_stop(requests)
+                    if reason or self._due(config.checkpoint.every):
+                        self._save()
+                    if reason and self.state.step < config.steps:
+                        return self._end("stopped", EXIT_STOPPED_EARLY, reason=reason)
+                self._save()
+                return self._end("finished", 0)
+            except BaseException as error:
+                record.failed(self.state.step, error)
+                raise
+            finally:
+                batches.close()
+                self.engine.close()
+
+    def _step(self, batches: Iterator[list[Batch]]) -> None:
+        """Learn from the next batch, measure what is due and write it down."""
+        config, started = self.config, time.perf_counter()
+        mine = next(batches)
+        waited = time.perf_counter() - started
+        step = self.state.step + 1
+        rate = config.optimizer.learning_rate * rate_factor(config.schedule, step, config.steps)
+        result = self.engine.train_step(mine, self.objective, rate)
+        self._refuse_bad_numbers(step, result)
+        seconds = time.perf_counter() - started
+        tokens = result.targets
+        self.state = TrainerState(
+            step=step,
+            sequences=step * self.prepared.batch.sequences,
+            tokens=self.state.tokens + tokens,
+            optimizer_steps=self.state.optimizer_steps,
+            lineage=self.prepared.lineage,
+        )
+        row: dict[str, Any] = {
+            "step": step,
+            "tokens": self.state.tokens,
+            "loss": result.loss,
+            "learning_rate": rate,
+            "grad_norm": result.gradient_norm,
+            "tokens_per_second": tokens / seconds,
+            "mfu": self.flops_per_token * tokens / seconds / self.peak_flops if self.peak_flops else None,
+            "data_wait_seconds": waited,
+            "step_seconds": seconds,
+            "memory_bytes": peak_memory(self.world.device),
+        }
+        if self._due(config.validation.every) or step == config.steps:
+            row |= self.validation.measure(self.engine, self.objective)
+        if self._due(config.samples.every) or step == config.steps:
+            self._write_samples(step)
+        if self._due(config.log_every) or "validation_loss" in row or step == config.steps:
+            self.record.row(row)
+
+    def _save(self) -> None:
+        """Write a checkpoint of this step, unless it is written already, and let old ones go."""
+        if self.saved_step == self.state.step:
+            return
+        started = time.perf_counter()
+        state = TrainerState(
+            **{
+                **asdict(self.state),
+                "optimizer_steps": optimizer_steps(self.engine),
+                "loss_scaler": loss_scaler_of(self.engine),
+            }
+        )
+        folder = save_checkpoint(self.engine, state, self._context())
+        if self.world.is_main:
+            keep_newest(self.run.checkpoints, self.config.checkpoint.keep)
+        self.saved_step = self.state.step
+        self.record.saved(self.state.step, folder, time.perf_counter() - started)
+
+    def _end(self, status: str, exit_code: int, **details: Any) -> int:
+        self.record.end(status, self.state.step, exit_code, **details)
+        return exit_code
+
+    def _find_checkpoint(self) -> Found:
+        """Find where to go on from.
+
+        Raises:
+            Failure: there are checkpoints and none is whole; starting from zero would throw them away.
+        """
+        found = find_newest_whole(self.run.checkpoints, self.world)
+        if found.checkpoint is None and found.rejected:
+            problems = "; ".join(problem for _, each in found.rejected for problem in each)
+            raise Failure(
+                f"no checkpoint in {self.run.checkpoints} is whole ({problems}). "
+                "To start from the beginning, move that folder away or choose another run.name"
+            )
+        return found
+
+    def _reason_to_stop(self, requests: StopRequests) -> str | None:
+        """Return why to end after this step, the same on every rank."""
+        if self.config.stop_after is not None and self.state.step >= self.config.stop_after:
+            return f"stop_after={self.config.stop_after}"
+        if self.world.any(requests.reason is not None):
+            return requests.reason or "another rank was asked to stop"
+        return None
+
+    def _refuse_bad_numbers(self, step: int, result: StepResult) -> None:
+        if not math.isfinite(result.loss):
+            raise Failure(
+                f"the loss of step {step} is {result.loss}: the newest checkpoint is of step {self.saved_step}. "
+                "Lower optimizer.learning_rate or lengthen schedule.warmup_steps, in a run of another name"
+            )
+
+    def _write_samples(self, step: int) -> None:
+        written = write_samples(self.engine, self.config.samples, self.prepared.tokenizer, self.config.seed)
+        for prompt, text in written:
+            self.record.sample(step, prompt, text)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.state.step % every == 0
+
+    def _share(self) -> Share:
+        batch = self.prepared.batch
+        return Share(batch.sequences, batch.micro, self.world.rank, self.world.size)
+
+    def _context(self) -> CheckpointContext:
+        return CheckpointContext(
+            folder=self.run.checkpoints,
+            tokenizer=Path(self.config.data.path) / "tokenizer",
+            model={"model": vars(self.prepared.model), "sequence_length": self.config.data.sequence_length},
+            dataset_fingerprint=self.run.dataset_fingerprint,
+            configuration_fingerprint=self.run.fingerprint,
+        )
