@@ -12,6 +12,7 @@ from typing import Any
 from data_pipeline.foundation.configuration import nearest
 from data_pipeline.foundation.errors import UserError
 from train.batch import BatchPlan
+from train.extensions import import_deepspeed
 from train.precision import DTYPES, PrecisionConfig
 
 
@@ -133,9 +134,7 @@ def check_passed_through(options: dict[str, Any]) -> None:
 
 
 def _check_zero_options(options: dict[str, Any]) -> None:
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-
-    known = list(DeepSpeedZeroConfig.model_fields)
+    known = list(import_deepspeed().zero.DeepSpeedZeroConfig.model_fields)
     for key in options:
         dotted = f"zero_optimization.{key}"
         if dotted in OURS:

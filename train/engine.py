@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,7 +15,7 @@ from data_pipeline.loader import Batch
 from train.batch import BatchPlan
 from train.deepspeed_settings import ZeroConfig, deepspeed_settings
 from train.distributed import World
-from train.extensions import prepare_extensions
+from train.extensions import import_deepspeed
 from train.model.initialisation import initialise_parameter
 from train.model.transformer import Transformer, TransformerConfig
 from train.objective import Objective
@@ -60,11 +58,7 @@ class Engine:
         activation_checkpointing: bool = False,
         passed_through: dict[str, Any] | None = None,
     ):
-        prepare_extensions()
-        import deepspeed
-
-        deepspeed.utils.logger.setLevel(logging.WARNING)
-        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+        deepspeed = import_deepspeed()
         self.world, self.batch, self.stage, self.clip_norm = world, batch, zero.stage, optimizer.clip_norm
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
         settings = deepspeed_settings(batch, zero, precision, optimizer.clip_norm, passed_through or {})
@@ -147,8 +141,7 @@ class Engine:
 
 def _build(config: TransformerConfig, seed: int, world: World, stage: int, settings: dict[str, Any]) -> Transformer:
     """Build and initialise the model; at stage 3 it is partitioned while it is built and never whole anywhere."""
-    import deepspeed
-
+    deepspeed = import_deepspeed()
     if stage == 3:
         with deepspeed.zero.Init(config_dict_or_path=settings):
             module = Transformer(config)

@@ -8,25 +8,36 @@ process of ours uses it: the kernel lets go of a file lock when its holder dies.
 from __future__ import annotations
 
 import fcntl
+import functools
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
+from types import ModuleType
+
+import torch
 
 from data_pipeline.foundation.files import text_hash
 
 
-def prepare_extensions() -> None:
-    """Turn off the extension that DeepSpeed would compile on a CPU, and make waiting for dead builds impossible.
+@functools.cache
+def import_deepspeed() -> ModuleType:
+    """Import DeepSpeed with the extension turned off that it would compile on a CPU, and with dead builds cleared away.
 
-    Call before DeepSpeed starts communicating.
+    The only way in which this project imports it.
     """
-    os.environ.setdefault("DS_ACCELERATOR", "cpu" if not _has_gpu() else "cuda")
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or _default_folder())
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
     remove_stale_locks(folder)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     import deepspeed
 
+    deepspeed.utils.logger.setLevel(logging.WARNING)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
 
 
 def remove_stale_locks(folder: Path) -> list[Path]:
@@ -51,9 +62,3 @@ def remove_stale_locks(folder: Path) -> list[Path]:
 def _default_folder() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "headrace" / "extensions" / text_hash(sys.prefix)[:16]
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

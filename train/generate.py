@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,22 +20,8 @@ def run(request: Request) -> int:
     """Continue a prompt, or each line typed at the terminal."""
     from data_pipeline.foundation.configuration import compose_configuration, register
     from data_pipeline.foundation.progress import say
-    from train.sampling import SamplingConfig, check_sampling
+    from train.sampling import GenerateConfig, check_sampling
     from train.source import load_source
-
-    @dataclass
-    class GenerateConfig(SamplingConfig):
-        """What to continue, and how.
-
-        Args:
-            source: a run's folder or a checkpoint.
-            prompt: its beginning; None reads prompts from standard input, one a line.
-            count: texts to write for each prompt, with seeds counted up from `seed`.
-        """
-
-        source: str = "???"
-        prompt: str | None = None
-        count: int = 1
 
     register("generate_schema", GenerateConfig)
     composed = compose_configuration("generate", request.overrides, GenerateConfig, request.folders)
