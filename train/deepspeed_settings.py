@@ -134,7 +134,7 @@ def check_passed_through(options: dict[str, Any]) -> None:
 
 
 def _check_zero_options(options: dict[str, Any]) -> None:
-    known = list(import_deepspeed().zero.DeepSpeedZeroConfig.model_fields)
+    known = list(import_deepspeed().runtime.zero.config.DeepSpeedZeroConfig.model_fields)
     for key in options:
         dotted = f"zero_optimization.{key}"
         if dotted in OURS:
