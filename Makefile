@@ -1,0 +1,46 @@
+# make demo   real text → shards → a trained, evaluated, reported model, in minutes on a CPU
+# make test   the tests
+# make bench  speed, as ratios
+# Each makes .venv with pinned dependencies first, if need be.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test bench lint install clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+install: $(READY)
+
+# The stamp is written last, so an interrupted installation is done again.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Python 3.11, 3.12 or 3.13 is needed; choose one with: make PYTHON=python3.12 …"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/headrace prepare corpus=python_docs output=datasets/python_docs
+	$(BIN)/headrace train experiment=demo data.path=datasets/python_docs
+	$(BIN)/headrace evaluate source=runs/demo
+	$(BIN)/headrace generate source=runs/demo prompt="Return the " tokens=60
+	$(BIN)/headrace report source=runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info
