@@ -257,7 +257,7 @@
         const isCheckpoint = event.kind === "checkpoint saved";
         const mark = isCheckpoint
           ? add(svg, "circle", { cx: at, cy: bottom + 29, r: 2.2, style: `fill: ${several ? hue : "var(--checkpoint_stall)"}` })
-          : add(svg, "line", { class: "event", x1: at, x2: at, y1: bottom - 8, y2: bottom + 33, style: `stroke: ${several ? hue : "var(--interrupted)"}` });
+          : add(svg, "path", { class: "event", d: `M${at} ${bottom - 9}V${bottom + 4}M${at} ${bottom + 23}V${bottom + 34}`, style: `stroke: ${several ? hue : "var(--interrupted)"}` });
         add(mark, "title", {}, `${several ? `${run.name}: ` : ""}${event.kind}, step ${grouped(event.step)}`);
         if (isCheckpoint) continue;
         const before = breaks[breaks.length - 1];
@@ -280,7 +280,7 @@
   function caption(figure, drawn) {
     const said = [];
     if (figure.classList.contains("wide")) {
-      if (drawn.some(({ smooth }) => smooth)) said.push("Here and below, lines are means over 1 % of the run to each side; faint behind is every value.");
+      if (drawn.some(({ smooth }) => smooth)) said.push("Here and below, lines are running means over 1 % of the run to each side, taken twice; faint behind is every value.");
       if (several && drawn.some(({ isBeside }) => isBeside)) said.push("Dashed: validation.");
       if (runs.some((run) => run.events.some(({ kind }) => kind === "checkpoint saved"))) said.push("Dots under the axis: checkpoints saved.");
     }

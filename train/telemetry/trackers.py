@@ -7,6 +7,7 @@ all it was given. This file is that process's program too (see `_serve`), so it 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -120,6 +121,7 @@ class WandbTracker:
                 "configuration": _without_secrets(configuration),
                 "resume_step": resume_step,
                 "trainer": os.getpid(),
+                "init_seconds": INIT_SECONDS,
             }
         except OSError as error:
             self._report(f"wandb can't start: {error}")
@@ -235,10 +237,8 @@ def _serve() -> int:
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
 
     def report(problem: str) -> None:
-        try:
+        with contextlib.suppress(BrokenPipeError):
             print(" ".join(problem.split()), file=channel, flush=True)
-        except BrokenPipeError:
-            pass
 
     try:
         start = json.loads(sys.stdin.readline())
@@ -268,7 +268,7 @@ def _open_run(start: dict[str, Any], report: Any) -> Any:
         silent=True,
         disable_git=True,
         disable_code=True,
-        init_timeout=INIT_SECONDS,
+        init_timeout=start["init_seconds"],
         finish_timeout=UPLOAD_SECONDS,
         stop_fn=lambda: None,
         x_stats_pid=start["trainer"],

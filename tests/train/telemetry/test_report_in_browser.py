@@ -156,7 +156,7 @@ def test_axis_and_scale_can_be_changed_and_values_read(browser, tmp_path):
     assert len(shapes) >= 2
     assert browser.evaluate("document.querySelector('[data-axis=tokens]').getAttribute('aria-pressed')") == "true"
     x, y = browser.evaluate(
-        "(() => { const b = document.querySelector('figure svg').getBoundingClientRect(); return [b.x + 400, b.y + 90] })()"
+        "(({x, y}) => [x + 400, y + 90])(document.querySelector('figure svg').getBoundingClientRect())"
     )
     browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     read = browser.evaluate("document.querySelector('.readout').textContent")
