@@ -181,7 +181,7 @@
     const isWide = figure.classList.contains("wide");
     const width = figure.clientWidth, isNarrow = width < 520;
     const height = isWide ? (isNarrow ? 280 : 360) : 190;
-    const isLog = chart.key === "loss" && state.scale === "log";
+    const isLog = chart.key === "loss" && state.scale === "log" && drawn.every(({ raw }) => raw.y.every((value) => value > 0));
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("height", height);
@@ -192,7 +192,7 @@
     const right = width - inset.right, bottom = height - inset.bottom;
 
     let [low, high] = valueRange(chart, drawn);
-    if (isLog) low = Math.min(...drawn.flatMap(({ raw }) => raw.y.filter((value) => value > 0)));
+    if (isLog) low = Math.min(...drawn.flatMap(({ raw }) => raw.y));
     const ticks = isLog ? logTicks(low * 0.97, high * 1.03)
       : linearTicks(low - (low ? (high - low) * 0.06 : 0), high + (high - low) * 0.04, isWide ? 6 : 4, tickBases(chart.form, high));
     const y = isLog ? logScale(low * 0.97, high * 1.03, bottom, inset.top)

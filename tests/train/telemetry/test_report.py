@@ -1,7 +1,9 @@
+import itertools
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,6 +11,7 @@ from train.telemetry import report
 from train.telemetry.curves import COLUMNS, every, robust_range, smooth, thin
 from train.telemetry.recorder import Recorder
 from train.telemetry.report import distinct_names, embedded_json, write_report
+from train.telemetry.summary import summarize
 
 
 class Page(HTMLParser):
@@ -63,7 +66,9 @@ def test_the_page_refers_to_nothing_outside_itself(tmp_path):
     assert policy.startswith("default-src 'none'") and "script-src 'sha256-" in policy
 
 
-def test_text_of_a_run_stays_text(tmp_path):
+def test_text_of_a_run_stays_text(tmp_path, monkeypatch):
+    clock = itertools.count(1.8e9)
+    monkeypatch.setattr("train.telemetry.recorder.time", SimpleNamespace(time=lambda: float(next(clock))))
     hostile = "</script><script>alert(1)</script><img src=x onerror=alert(1)> {{ 7*7 }} ]]> <!-- \u2028 &amp; 从前"
     plain, attacked = (
         page_of([a_run(tmp_path / "a")], tmp_path),
@@ -102,6 +107,16 @@ def test_a_run_cut_off_in_the_middle_of_everything_has_a_page(tmp_path):
             file.write(b'{"step": 4, "lo')
     page = page_of([run], tmp_path)
     assert page.data()["runs"][0]["curves"]["loss"]["x"] == [1, 2, 3] and "running" in page.texts["span"]
+
+
+def test_a_run_that_goes_on_is_not_called_by_the_end_it_had_before(tmp_path):
+    run = a_run(tmp_path / "run")
+    summarize(run, "stopped", {}, {})
+    assert "stopped" in page_of([run], tmp_path).texts["span"]
+    Recorder(run).event("resumed", 30)
+    assert "running" in page_of([run], tmp_path).texts["span"]
+    summarize(run, "done", {}, {})
+    assert "done" in page_of([run], tmp_path).texts["span"]
 
 
 def test_several_runs_stand_side_by_side_under_distinct_names(tmp_path):

@@ -180,3 +180,14 @@ def test_a_run_just_begun_is_drawn_without_an_error(browser, tmp_path, steps):
     assert browser.complaints() == []
     assert "NaN" not in browser.evaluate("document.querySelector('main').innerHTML")
     assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_loss_below_zero_is_drawn_on_a_linear_scale(browser, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    recorder = Recorder(folder)
+    for step in range(1, 50):
+        recorder.metrics({"step": step, "tokens": step, "loss": 1 - step / 10})
+    browser.open(write_report([folder], tmp_path / "report.html"), 1280)
+    assert browser.complaints() == []
+    assert "NaN" not in browser.evaluate("document.querySelector('main').innerHTML")

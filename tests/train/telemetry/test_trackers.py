@@ -72,7 +72,7 @@ def test_a_run_is_recorded_offline_by_the_real_wandb_and_resumed_under_the_same_
     for step in range(1, 201):
         tracker.log(step, {"loss": 5 / step, "learning_rate": 1e-3})
     tracker.log(150, {"loss": 9.0})  # a rollback: wandb can't go back, and mustn't stumble
-    tracker.sample(200, "从前", "有一条河")
+    tracker.sample(200, "从前", "有一条河 <script>")
     tracker.finish(75)
     resumed = open_tracker(TrackerConfig(), tmp_path, "first light", configuration, 200)
     resumed.log(201, {"loss": 0.01, "bad": float("nan")})
@@ -88,8 +88,8 @@ def test_a_run_is_recorded_offline_by_the_real_wandb_and_resumed_under_the_same_
     assert (before["name"], before["tags"], before["exit_code"], after["exit_code"]) == ("first light", ["nano"], 75, 0)
     assert before["configuration"]["model"] == {"width": 128} and before["configuration"]["seed"] == 7
     assert not any(b"very-secret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/*.json")
-    assert json.loads(table.read_text())["data"] == [[200, "从前", "有一条河"]]
+    (sample,) = tmp_path.glob("wandb/offline-run-*/files/media/html/*.html")
+    assert "从前</span>有一条河 &lt;script&gt;" in sample.read_text()
 
 
 def test_what_a_killed_trainer_had_logged_is_still_recorded(tmp_path):
@@ -137,6 +137,17 @@ def test_training_goes_on_without_wandb(tmp_path, monkeypatch, capsys):
     assert "can't be imported" in tracker.problem
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("tracker: ") and "Training goes on" in line
+
+
+def test_a_row_that_wandb_refuses_costs_that_row_alone(tmp_path):
+    tracker = open_tracker(TrackerConfig(), tmp_path, "odd", {}, 0)
+    tracker.log(1, {"loss": 1.0})
+    tracker.log(2, "not a mapping")
+    tracker.log(3, {"loss": 3.0})
+    tracker.finish(0)
+    assert "refused what was logged at step 2" in tracker.problem
+    (run,) = offline_runs(tmp_path)
+    assert [row["loss"] for row in run["history"]] == [1.0, 3.0] and run["exit_code"] == 0
 
 
 def test_a_wandb_that_hangs_neither_blocks_logging_nor_the_end(tmp_path, monkeypatch):
