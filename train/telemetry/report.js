@@ -205,7 +205,7 @@
     const first = state.axis === "step" ? Math.min(...ends) : 0, last = Math.max(...ends);
     const start = first <= (last - first) * 0.05 ? 0 : first;
     const x = linearScale(start, last > start ? last : start + 1, inset.left, right);
-    const across = linearTicks(x.low, x.high, Math.max(2, Math.floor((right - inset.left) / 95)), state.axis === "seconds" ? TIMES : null);
+    const across = linearTicks(x.low, x.high, Math.max(3, Math.floor((right - inset.left) / 85)), state.axis === "seconds" ? TIMES : null);
     add(svg, "line", { class: "axis", x1: inset.left, x2: right, y1: bottom, y2: bottom });
     for (const tick of across) {
       if (state.axis === "step" && tick !== Math.round(tick)) continue;
