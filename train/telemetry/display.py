@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
@@ -53,7 +54,7 @@ class Display:
         self._pace.reached(row["step"])
         if _measured(row, "validation_loss"):
             self._validation_loss = row["validation_loss"]
-        if _measured(row, "loss"):
+        if _measured(row, "loss") and math.isfinite(row["loss"]):
             self._losses.add(row["loss"])
         now = time.monotonic()
         due = self._lines < FIRST_STEPS or now - self._last_line >= LINE_SECONDS or row["step"] >= self.total_steps
@@ -173,9 +174,9 @@ def sparkline(values: list[float], columns: int) -> str:
 def amount(number: float) -> str:
     """Return a number to three digits with its thousands as k, M, G, T."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.3g}{letter}" if number / size < 999.5 else f"{number / size:.0f}{letter}"
-    return f"{number:.3g}" if number < 999.5 else f"{number:.0f}"
+        if abs(number) >= size * 0.9995:
+            return f"{number / size:.4g}{letter}" if abs(number) >= size * 999.5 else f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
 
 
 def duration(seconds: float) -> str:

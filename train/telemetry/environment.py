@@ -22,7 +22,7 @@ VARIABLES = re.compile(
     r"|SLURM_(JOB_ID|JOB_NAME|JOB_PARTITION|JOB_NODELIST|NNODES|NTASKS|NTASKS_PER_NODE|CPUS_PER_TASK|GPUS_ON_NODE"
     r"|RESTART_COUNT))"
 )
-SECRET_WORDS = {"key", "apikey", "token", "secret", "password", "passwd", "passphrase", "credential", "credentials"}
+SECRET_WORDS = {"apikey", "token", "secret", "password", "passwd", "passphrase", "credential", "credentials"}
 SECRET_IN_TEXT = re.compile(
     r"(?i)((?:api_?key|token|secret|password|passwd|credential)\w*[\"']?\s*[=:]\s*[\"']?)[\w\-./+]{16,}"
 )
@@ -47,7 +47,8 @@ def describe_environment() -> dict[str, Any]:
 
 def looks_secret(name: str) -> bool:
     """Tell whether a variable or key with this name probably holds a key, a token or a password."""
-    return not SECRET_WORDS.isdisjoint(re.split(r"[^a-z0-9]+", name.lower()))
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return words[-1] in ("key", "keys") or not SECRET_WORDS.isdisjoint(words)
 
 
 def describe_variables(variables: dict[str, str]) -> dict[str, str]:

@@ -83,7 +83,7 @@ class _Lines:
         self._open()
 
     def _open(self) -> None:
-        self._file = open(self.path, "ab+", buffering=0)
+        self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115, it stays open for the run
         self._bytes = _end_of_last_whole_line(self._file.fileno())
         self._file.truncate(self._bytes)
 

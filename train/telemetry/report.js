@@ -181,7 +181,7 @@
     const isWide = figure.classList.contains("wide");
     const width = figure.clientWidth, isNarrow = width < 520;
     const height = isWide ? (isNarrow ? 280 : 360) : 190;
-    const isLog = chart.key === "loss" && state.scale === "log";
+    const isLog = chart.key === "loss" && state.scale === "log" && drawn.every(({ raw }) => raw.y.every((value) => value > 0));
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("height", height);
@@ -192,7 +192,7 @@
     const right = width - inset.right, bottom = height - inset.bottom;
 
     let [low, high] = valueRange(chart, drawn);
-    if (isLog) low = Math.min(...drawn.flatMap(({ raw }) => raw.y.filter((value) => value > 0)));
+    if (isLog) low = Math.min(...drawn.flatMap(({ raw }) => raw.y));
     const ticks = isLog ? logTicks(low * 0.97, high * 1.03)
       : linearTicks(low - (low ? (high - low) * 0.06 : 0), high + (high - low) * 0.04, isWide ? 6 : 4, tickBases(chart.form, high));
     const y = isLog ? logScale(low * 0.97, high * 1.03, bottom, inset.top)
@@ -205,7 +205,7 @@
     const first = state.axis === "step" ? Math.min(...ends) : 0, last = Math.max(...ends);
     const start = first <= (last - first) * 0.05 ? 0 : first;
     const x = linearScale(start, last > start ? last : start + 1, inset.left, right);
-    const across = linearTicks(x.low, x.high, Math.max(2, Math.floor((right - inset.left) / 95)), state.axis === "seconds" ? TIMES : null);
+    const across = linearTicks(x.low, x.high, Math.max(3, Math.floor((right - inset.left) / 85)), state.axis === "seconds" ? TIMES : null);
     add(svg, "line", { class: "axis", x1: inset.left, x2: right, y1: bottom, y2: bottom });
     for (const tick of across) {
       if (state.axis === "step" && tick !== Math.round(tick)) continue;
@@ -257,7 +257,7 @@
         const isCheckpoint = event.kind === "checkpoint saved";
         const mark = isCheckpoint
           ? add(svg, "circle", { cx: at, cy: bottom + 29, r: 2.2, style: `fill: ${several ? hue : "var(--checkpoint_stall)"}` })
-          : add(svg, "line", { class: "event", x1: at, x2: at, y1: bottom - 8, y2: bottom + 33, style: `stroke: ${several ? hue : "var(--interrupted)"}` });
+          : add(svg, "path", { class: "event", d: `M${at} ${bottom - 9}V${bottom + 4}M${at} ${bottom + 23}V${bottom + 34}`, style: `stroke: ${several ? hue : "var(--interrupted)"}` });
         add(mark, "title", {}, `${several ? `${run.name}: ` : ""}${event.kind}, step ${grouped(event.step)}`);
         if (isCheckpoint) continue;
         const before = breaks[breaks.length - 1];
@@ -280,7 +280,7 @@
   function caption(figure, drawn) {
     const said = [];
     if (figure.classList.contains("wide")) {
-      if (drawn.some(({ smooth }) => smooth)) said.push("Here and below, lines are means over 1 % of the run to each side; faint behind is every value.");
+      if (drawn.some(({ smooth }) => smooth)) said.push("Here and below, lines are running means over 1 % of the run to each side, taken twice; faint behind is every value.");
       if (several && drawn.some(({ isBeside }) => isBeside)) said.push("Dashed: validation.");
       if (runs.some((run) => run.events.some(({ kind }) => kind === "checkpoint saved"))) said.push("Dots under the axis: checkpoints saved.");
     }

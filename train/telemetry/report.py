@@ -169,7 +169,7 @@ def _describe(folder: Path, name: str) -> dict[str, Any]:
     wall = measured["seconds"]["wall"]
     return {
         "name": name,
-        "status": str(summary.get("status") or _status(events)),
+        "status": _status(events, summary),
         "figures": measured,
         "subtitle": _subtitle(measured, environment, events),
         "time": [(key, label, measured["seconds"][key], measured["seconds"][key] / wall) for key, label in TIME_PARTS]
@@ -185,10 +185,16 @@ def _describe(folder: Path, name: str) -> dict[str, Any]:
     }
 
 
-def _status(events: Rows) -> str:
+def _status(events: Rows, summary: dict[str, Any]) -> str:
+    """Return how the run ended by its summary, unless it has been started again since, else by its events."""
     ends = {"finished": "finished", "failed": "failed", "preempted": "stopped early", "hung": "hung"}
-    last = next((event for event in reversed(events) if event.get("kind") in (*ends, "started", "resumed")), {})
-    return ends.get(str(last.get("kind")), "running" if last else "not started")
+    turns = [event for event in events if event.get("kind") in (*ends, "started", "resumed")]
+    if not turns:
+        return str(summary.get("status", "not started"))
+    last = turns[-1]
+    if "status" in summary and (last["kind"] in ends or last.get("time", 0) <= summary.get("time", 0)):
+        return str(summary["status"])
+    return ends.get(last["kind"], "running")
 
 
 def _subtitle(measured: dict[str, Any], environment: dict[str, Any], events: Rows) -> str:

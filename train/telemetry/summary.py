@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
@@ -27,7 +28,7 @@ def summarize(folder: Path, status: str, lineage: dict[str, Any], model: dict[st
         what was written; a figure that was never measured is None.
     """
     metrics, events = read_lines(folder / METRICS), read_lines(folder / EVENTS)
-    summary = {"status": status, **figures(metrics, events), "model": model, "lineage": lineage}
+    summary = {"status": status, **figures(metrics, events), "model": model, "lineage": lineage, "time": time.time()}
     write_json(folder / "summary.json", summary)
     return summary
 

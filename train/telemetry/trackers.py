@@ -7,6 +7,8 @@ all it was given. This file is that process's program too (see `_serve`), so it 
 
 from __future__ import annotations
 
+import contextlib
+import html
 import json
 import os
 import queue
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,6 +123,7 @@ class WandbTracker:
                 "configuration": _without_secrets(configuration),
                 "resume_step": resume_step,
                 "trainer": os.getpid(),
+                "init_seconds": INIT_SECONDS,
             }
         except OSError as error:
             self._report(f"wandb can't start: {error}")
@@ -168,18 +172,21 @@ class WandbTracker:
                 start_new_session=True,
             )
             assert process.stdin is not None
+            feed = process.stdin
             listener = threading.Thread(target=self._listen, args=(process,), name="wandb-listener", daemon=True)
             listener.start()
             while True:
                 message = self._queue.get()
-                process.stdin.write(json.dumps(message, default=_plain).encode() + b"\n")
-                process.stdin.flush()
+                feed.write(json.dumps(message, default=_plain).encode() + b"\n")
+                feed.flush()
                 if "exit_code" in message:
                     break
-            process.stdin.close()
+            feed.close()
             process.wait()
             listener.join()
         except BrokenPipeError:
+            with contextlib.suppress(OSError):
+                feed.close()
             listener.join(1.0)
             self._report("wandb's process ended by itself")
         except Exception as error:
@@ -235,10 +242,8 @@ def _serve() -> int:
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
 
     def report(problem: str) -> None:
-        try:
+        with contextlib.suppress(BrokenPipeError):
             print(" ".join(problem.split()), file=channel, flush=True)
-        except BrokenPipeError:
-            pass
 
     try:
         start = json.loads(sys.stdin.readline())
@@ -259,22 +264,22 @@ def _serve() -> int:
     return 0
 
 
-def _open_run(start: dict[str, Any], report: Any) -> Any:
+def _open_run(start: dict[str, Any], report: Callable[[str], None]) -> Any:
     import wandb
 
-    mode = start["mode"] or os.environ.get("WANDB_MODE") or ("online" if _logged_in(wandb) else "offline")
+    mode: Any = start["mode"] or os.environ.get("WANDB_MODE") or ("online" if _logged_in(wandb) else "offline")
     settings = wandb.Settings(
         console="off",
         silent=True,
         disable_git=True,
         disable_code=True,
-        init_timeout=INIT_SECONDS,
+        init_timeout=start["init_seconds"],
         finish_timeout=UPLOAD_SECONDS,
         stop_fn=lambda: None,
         x_stats_pid=start["trainer"],
     )
 
-    def init(mode: str) -> Any:
+    def init(mode: Any) -> Any:
         return wandb.init(
             project=start["project"],
             entity=start["entity"],
@@ -320,10 +325,8 @@ def _logged_in(wandb: Any) -> bool:
     return False
 
 
-def _record(run: Any, resume_step: int, report: Any) -> int:
-    """Log message by message until the last; without a last one, training was killed."""
-    import wandb
-
+def _record(run: Any, resume_step: int, report: Callable[[str], None]) -> int:
+    """Log message by message until the last, and return its exit code; without a last one, training was killed."""
     last = resume_step
     for line in sys.stdin:
         message = json.loads(line)
@@ -333,12 +336,20 @@ def _record(run: Any, resume_step: int, report: Any) -> int:
         if message["step"] < last:
             continue
         last = message["step"]
-        if "values" in message:
-            run.log(message["values"], step=last)
-        else:
-            columns = ["step", "prompt", "text"]
-            run.log({"sample": wandb.Table(columns, [[last, message["prompt"], message["text"]]])}, step=last)
+        try:
+            run.log(message["values"] if "values" in message else {"sample": _sample_page(message)}, step=last)
+        except Exception as error:
+            report(f"wandb refused what was logged at step {last:,}: {error}")
     return 1
+
+
+def _sample_page(message: dict[str, Any]) -> Any:
+    """Return a sample as a page: unlike a table it is a plain file, which costs no question to the server."""
+    import wandb
+
+    prompt, text = html.escape(message["prompt"]), html.escape(message["text"])
+    page = f"<meta charset='utf-8'><p style='white-space: pre-wrap'><span style='color: gray'>{prompt}</span>{text}</p>"
+    return wandb.Html(page, inject=False)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def test_axis_and_scale_can_be_changed_and_values_read(browser, tmp_path):
     assert len(shapes) >= 2
     assert browser.evaluate("document.querySelector('[data-axis=tokens]').getAttribute('aria-pressed')") == "true"
     x, y = browser.evaluate(
-        "(() => { const b = document.querySelector('figure svg').getBoundingClientRect(); return [b.x + 400, b.y + 90] })()"
+        "(({x, y}) => [x + 400, y + 90])(document.querySelector('figure svg').getBoundingClientRect())"
     )
     browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     read = browser.evaluate("document.querySelector('.readout').textContent")
@@ -180,3 +180,14 @@ def test_a_run_just_begun_is_drawn_without_an_error(browser, tmp_path, steps):
     assert browser.complaints() == []
     assert "NaN" not in browser.evaluate("document.querySelector('main').innerHTML")
     assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_loss_below_zero_is_drawn_on_a_linear_scale(browser, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    recorder = Recorder(folder)
+    for step in range(1, 50):
+        recorder.metrics({"step": step, "tokens": step, "loss": 1 - step / 10})
+    browser.open(write_report([folder], tmp_path / "report.html"), 1280)
+    assert browser.complaints() == []
+    assert "NaN" not in browser.evaluate("document.querySelector('main').innerHTML")
