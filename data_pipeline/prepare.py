@@ -26,7 +26,7 @@ from data_pipeline.foundation.verb import Request, Verb
 from data_pipeline.manifest import FILE_NAME, FORMAT_VERSION, Manifest, dataset_fingerprint, load_manifest
 from data_pipeline.parallel import Workers
 from data_pipeline.readers import Corpus, corpus_name, open_corpus
-from data_pipeline.tokenizer import BpeConfig, Tokenizer, load_tokenizer, sample_texts, train_tokenizer
+from data_pipeline.tokenizer import SMALLEST_SAMPLE, BpeConfig, Tokenizer, load_tokenizer, sample_texts, train_tokenizer
 from data_pipeline.writer import DatasetWriter
 
 PROOF_BYTES = 1 << 18
@@ -91,6 +91,10 @@ def check_settings(config: PrepareConfig) -> None:
         value = getattr(config, key)
         if value is not None and value < 1:
             raise UserError(f"{key}={value} must be at least 1")
+    if isinstance(config.tokenizer, BpeConfig) and config.tokenizer.training_bytes < SMALLEST_SAMPLE:
+        raise UserError(
+            f"tokenizer.training_bytes={config.tokenizer.training_bytes} must be at least {SMALLEST_SAMPLE}"
+        )
 
 
 def content_settings(config: PrepareConfig, corpus: Corpus) -> dict[str, Any]:

@@ -1,0 +1,146 @@
+"""`manifest.json`: what a dataset folder holds, counted and hashed. Written last, so a folder with one is whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.files import json_hash, write_json
+
+FORMAT_VERSION = 1
+FILE_NAME = "manifest.json"
+DTYPES = ("uint16", "uint32")
+SPLITS = ("train", "validation")
+SHARD_NAME = re.compile(r"(train|validation)-\d{6}\.tar")
+
+
+class NewerFormatError(UserError):
+    """The dataset was written by a later version of Headrace, so it must not be mended by this one."""
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One shard: `name` is the tar's file name; its index has the same name with `.idx`."""
+
+    name: str
+    split: str
+    bytes: int
+    xxh3_128: str
+    index_bytes: int
+    index_xxh3_128: str
+    blocks: int
+    documents: int
+    tokens: int
+
+    @property
+    def index_name(self) -> str:
+        return self.name.removesuffix(".tar") + ".idx"
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """What a split holds. `bytes` are UTF-8 bytes of its text, before tokenizing."""
+
+    documents: int
+    tokens: int
+    bytes: int
+    blocks: int
+
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """What came from one source, over both splits."""
+
+    documents: int
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A dataset folder.
+
+    Args:
+        format_version: of the folder's layout.
+        fingerprint: of the content; see `dataset_fingerprint`.
+        tokenizer_fingerprint: of `tokenizer/`.
+        vocabulary_size: one more than the largest token id.
+        end_of_document: id of the token that ends every document.
+        dtype: of the stored tokens.
+        splits, sources: counts by name.
+        shards: in the order in which they are read.
+        settings: every setting that has an influence on the content, and the hash of the input.
+        dropped: by reason, the number of documents or lines that were left out.
+    """
+
+    format_version: int
+    fingerprint: str
+    tokenizer_fingerprint: str
+    vocabulary_size: int
+    end_of_document: int
+    dtype: str
+    splits: dict[str, SplitCounts]
+    sources: dict[str, SourceCounts]
+    shards: list[ShardRecord]
+    settings: dict[str, Any]
+    dropped: dict[str, int]
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / FILE_NAME, asdict(self))
+
+
+def dataset_fingerprint(shards: Sequence[ShardRecord], dtype: str, tokenizer_fingerprint: str) -> str:
+    """Return a hash of a dataset's content: which tokens, in which order, in which split; never paths or times."""
+    content = [[shard.split, shard.xxh3_128] for shard in shards]
+    return json_hash({"shards": content, "dtype": dtype, "tokenizer": tokenizer_fingerprint})
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a dataset folder.
+
+    Raises:
+        UserError: there is no such folder, it is not a dataset, it was written by a newer version, or its manifest
+            is damaged.
+    """
+    path = folder / FILE_NAME
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such dataset folder; make one with `headrace prepare output={folder}`")
+    if not path.is_file():
+        raise UserError(f"{folder} is not a dataset: it has no {FILE_NAME}")
+    try:
+        return _from_json(json.loads(path.read_text(encoding="utf-8")))
+    except NewerFormatError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}); rebuild it from the shards with "
+            f"`headrace verify source={folder} repair=true`"
+        ) from None
+
+
+def _from_json(data: dict[str, Any]) -> Manifest:
+    if data["format_version"] > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"the dataset has format version {data['format_version']}; this version of Headrace reads up to "
+            f"{FORMAT_VERSION}: update it, or prepare the dataset again"
+        )
+    manifest = Manifest(
+        **{
+            **data,
+            "splits": {name: SplitCounts(**counts) for name, counts in data["splits"].items()},
+            "sources": {name: SourceCounts(**counts) for name, counts in data["sources"].items()},
+            "shards": [ShardRecord(**record) for record in data["shards"]],
+        }
+    )
+    if manifest.dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {manifest.dtype!r}")
+    for shard in manifest.shards:
+        # A name that isn't ours could lead out of the folder.
+        if not SHARD_NAME.fullmatch(shard.name) or not shard.name.startswith(f"{shard.split}-"):
+            raise ValueError(f"shard name {shard.name!r}")
+    return manifest

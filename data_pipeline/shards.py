@@ -1,0 +1,284 @@
+"""The shard format: WebDataset tars of token blocks, and the index that lets them be mapped into memory.
+
+A sample is a block of whole documents: `KEY.tokens.npy` (1-D, uint16 or uint32) and `KEY.ends.npy` (uint32, the
+exclusive ends of the documents in the block; the last one is the number of tokens). Tar members start at multiples of
+512 bytes and npy pads its header to a multiple of 64, so tokens always lie at multiples of 64 bytes.
+
+An index, `NAME.idx`, is a safetensors file with the offsets, counts and document ends of all blocks. It holds nothing
+that the tar doesn't: `rebuild_index` makes it from the tar alone, and that is also how it is made in the first place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.foundation.errors import Failure
+from data_pipeline.foundation.files import hashed_file
+from data_pipeline.manifest import DTYPES, ShardRecord
+
+RECORD_BYTES = 512
+ALIGNMENT_BYTES = 64
+LARGEST_BLOCK = 2**32 - 1
+INDEX_FORMAT = "headrace-index-1"
+MEMBER_NAME = re.compile(r"(\d{8})\.(ends|tokens)\.npy")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole documents behind one another.
+
+    Args:
+        tokens: (tokens,) uint16 or uint32; every document ends with the end-of-document token.
+        ends: (documents,) exclusive ends of the documents; the last one is `len(tokens)`.
+    """
+
+    tokens: NDArray
+    ends: NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Where the tokens and documents of a shard lie.
+
+    Args:
+        token_offsets: (blocks,) byte offset in the tar of each block's first token.
+        token_counts: (blocks,) tokens per block.
+        document_counts: (blocks,) documents per block.
+        document_ends: (documents,) exclusive ends within their block, all blocks behind one another.
+        dtype: of the tokens, `uint16` or `uint32`.
+    """
+
+    token_offsets: NDArray[np.int64]
+    token_counts: NDArray[np.int64]
+    document_counts: NDArray[np.int64]
+    document_ends: NDArray[np.uint32]
+    dtype: str
+
+    def same_as(self, other: ShardIndex) -> bool:
+        mine, theirs = self.arrays(), other.arrays()
+        return self.dtype == other.dtype and all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
+    def arrays(self) -> dict[str, NDArray]:
+        return {name: getattr(self, name) for name in _INDEX_ARRAYS}
+
+
+_INDEX_ARRAYS = {
+    "token_offsets": np.dtype(np.int64),
+    "token_counts": np.dtype(np.int64),
+    "document_counts": np.dtype(np.int64),
+    "document_ends": np.dtype(np.uint32),
+}
+
+
+def write_shard(folder: Path, split: str, number: int, blocks: Iterable[Block]) -> ShardRecord:
+    """Write a shard and its index; the same blocks always give the same bytes.
+
+    Raises:
+        ValueError: a block's ends don't close with its tokens, or it is too large for the format.
+    """
+    import webdataset
+
+    path = folder / f"{split}-{number:06d}.tar"
+    with hashed_file(path) as file:
+        with webdataset.TarWriter(file, user="", group="", mode=0o444, mtime=0) as writer:
+            for position, block in enumerate(blocks):
+                _check_block(block)
+                sample = {"tokens.npy": block.tokens, "ends.npy": block.ends.astype(np.uint32)}
+                writer.write({"__key__": f"{position:08d}", **sample})
+        digest, size = file.hexdigest, file.bytes
+    index = rebuild_index(path)
+    index_digest, index_size = write_index(path.with_suffix(".idx"), index)
+    return ShardRecord(
+        name=path.name,
+        split=split,
+        bytes=size,
+        xxh3_128=digest,
+        index_bytes=index_size,
+        index_xxh3_128=index_digest,
+        blocks=len(index.token_counts),
+        documents=len(index.document_ends),
+        tokens=int(index.token_counts.sum()),
+    )
+
+
+def write_index(path: Path, index: ShardIndex) -> tuple[str, int]:
+    """Write an index file; return its hash and its bytes."""
+    from safetensors.numpy import save
+
+    beside = path.with_name(path.name + ".tmp")
+    with hashed_file(beside) as file:
+        # One entry only: safetensors writes several in an order that differs from process to process.
+        file.write(save(index.arrays(), metadata={INDEX_FORMAT: index.dtype}))
+    os.replace(beside, path)
+    return file.hexdigest, file.bytes
+
+
+def load_index(path: Path) -> ShardIndex:
+    """Read an index file.
+
+    Raises:
+        Failure: it is missing, damaged, or contradicts itself.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in _INDEX_ARRAYS}
+        if INDEX_FORMAT not in metadata:
+            raise ValueError(f"it is not of the format {INDEX_FORMAT}")
+        index = ShardIndex(**arrays, dtype=metadata[INDEX_FORMAT])
+        _check_index(index)
+        return index
+    except (OSError, SafetensorError, ValueError) as error:
+        raise Failure(
+            f"{path}: the index can't be used: {error}; rebuild it with `headrace verify repair=true`"
+        ) from None
+
+
+def rebuild_index(path: Path) -> ShardIndex:
+    """Walk a shard's tar, check every header, and return its index.
+
+    Stricter than tar readers, which take a damaged header for the end of the archive: nothing but plain files with
+    the names that we write is let through, in the order in which we write them.
+
+    Raises:
+        Failure: the tar is missing, cut short, damaged, or holds anything else.
+    """
+    offsets: list[int] = []
+    counts: list[int] = []
+    ends: list[NDArray[np.uint32]] = []
+    dtypes: set[str] = set()
+    try:
+        with open(path, "rb") as file:
+            members = _members(file)
+            for position, (ends_member, tokens_member) in enumerate(zip(members, members, strict=True)):
+                key = f"{position:08d}"
+                if (ends_member.name, tokens_member.name) != (f"{key}.ends.npy", f"{key}.tokens.npy"):
+                    raise ValueError(f"members {ends_member.name}, {tokens_member.name} where {key}.* should be")
+                block_ends = _read_npy(file, ends_member)
+                dtype, count, offset = _npy_layout(file, tokens_member)
+                _check_ends(block_ends, count)
+                offsets.append(offset)
+                counts.append(count)
+                ends.append(block_ends)
+                dtypes.add(dtype)
+        if len(dtypes) != 1 or not dtypes <= set(DTYPES):
+            raise ValueError(f"its tokens are {', '.join(sorted(dtypes)) or 'missing'}")
+    except (OSError, ValueError) as error:
+        raise Failure(f"{path}: the shard is damaged: {error}") from None
+    return ShardIndex(
+        token_offsets=np.array(offsets, np.int64),
+        token_counts=np.array(counts, np.int64),
+        document_counts=np.array([len(block_ends) for block_ends in ends], np.int64),
+        document_ends=np.concatenate(ends),
+        dtype=dtypes.pop(),
+    )
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    offset: int
+    size: int
+
+
+def _members(file: BinaryIO) -> Iterator[_Member]:
+    """Yield the members of a USTAR archive. Raises ValueError at the first byte that we wouldn't have written."""
+    size = os.fstat(file.fileno()).st_size
+    at = 0
+    while True:
+        file.seek(at)
+        header = file.read(RECORD_BYTES)
+        if len(header) < RECORD_BYTES:
+            raise ValueError(f"it is cut short at byte {at + len(header)}")
+        if not any(header):
+            break
+        member = _parse_header(header, at)
+        at = member.offset + -(-member.size // RECORD_BYTES) * RECORD_BYTES
+        if at > size:
+            raise ValueError(f"it is cut short within {member.name}")
+        yield member
+    if size - at < 2 * RECORD_BYTES:
+        raise ValueError("it is cut short within its end mark")
+    file.seek(at)
+    if any(file.read()):
+        raise ValueError(f"there is something behind its end mark at byte {at}")
+
+
+def _parse_header(header: bytes, at: int) -> _Member:
+    # POSIX.1-1988 ustar: name 0-99, size 124-135, checksum 148-155 (itself counted as spaces), type 156, magic 257-262.
+    expected = sum(header) - sum(header[148:156]) + 8 * ord(" ")
+    if _octal(header[148:156]) != expected:
+        raise ValueError(f"the tar header at byte {at} doesn't match its checksum")
+    if header[257:263] != b"ustar\0" or header[156:157] != b"0":
+        raise ValueError(f"the tar member at byte {at} is not a plain file")
+    name = header[:100].rstrip(b"\0").decode("ascii", "replace")
+    if not MEMBER_NAME.fullmatch(name) or any(header[345:500]):
+        raise ValueError(f"unexpected member {name!r} at byte {at}")
+    return _Member(name, at + RECORD_BYTES, _octal(header[124:136]))
+
+
+def _octal(field: bytes) -> int:
+    digits = field.rstrip(b"\0 ").lstrip(b" ")
+    if not re.fullmatch(rb"[0-7]+", digits):
+        raise ValueError(f"{field!r} is not a number of a tar header")
+    return int(digits, 8)
+
+
+def _npy_layout(file: BinaryIO, member: _Member) -> tuple[str, int, int]:
+    """Return the dtype, length and byte offset of the 1-D array in an npy member."""
+    file.seek(member.offset)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError(f"{member.name} has another npy version")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    offset = file.tell()
+    if len(shape) != 1 or dtype.kind != "u" or dtype.byteorder not in "=<":
+        raise ValueError(f"{member.name} is not a 1-D array of unsigned numbers")
+    if offset + shape[0] * dtype.itemsize != member.offset + member.size or offset % ALIGNMENT_BYTES:
+        raise ValueError(f"{member.name} doesn't have the bytes that its header promises")
+    return dtype.name, shape[0], offset
+
+
+def _read_npy(file: BinaryIO, member: _Member) -> NDArray[np.uint32]:
+    dtype, count, offset = _npy_layout(file, member)
+    if dtype != "uint32":
+        raise ValueError(f"{member.name} holds {dtype}, not uint32")
+    file.seek(offset)
+    return np.frombuffer(file.read(count * 4), np.uint32)
+
+
+def _check_block(block: Block) -> None:
+    if block.tokens.dtype.name not in DTYPES or block.tokens.ndim != 1:
+        raise ValueError(f"tokens are {block.tokens.dtype} with {block.tokens.ndim} dimensions")
+    if len(block.tokens) > LARGEST_BLOCK:
+        raise ValueError(f"a document of {len(block.tokens):,} tokens is too long for a shard")
+    _check_ends(block.ends, len(block.tokens))
+
+
+def _check_ends(ends: NDArray, tokens: int) -> None:
+    if len(ends) == 0 or ends[-1] != tokens or ends[0] == 0 or np.any(ends[1:] <= ends[:-1]):
+        raise ValueError(f"document ends don't divide its block of {tokens} tokens")
+
+
+def _check_index(index: ShardIndex) -> None:
+    for name, dtype in _INDEX_ARRAYS.items():
+        array = getattr(index, name)
+        if array.ndim != 1 or array.dtype != dtype:
+            raise ValueError(f"{name} is {array.dtype} with {array.ndim} dimensions")
+    blocks = len(index.token_offsets)
+    if index.dtype not in DTYPES or not blocks == len(index.token_counts) == len(index.document_counts):
+        raise ValueError("its parts don't fit together")
+    if np.any(index.document_counts < 1) or index.document_counts.sum() != len(index.document_ends):
+        raise ValueError("it doesn't have as many documents as its blocks")
+    lasts = index.document_ends[np.cumsum(index.document_counts) - 1]
+    if np.any(lasts != index.token_counts) or np.any(index.token_offsets % ALIGNMENT_BYTES):
+        raise ValueError("its blocks don't end with a document")
