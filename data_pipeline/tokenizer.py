@@ -209,8 +209,12 @@ def _configuration_beside(file: Path) -> dict[str, Any]:
     try:
         configuration = json.loads((file.parent / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return configuration if isinstance(configuration, dict) else {}
+        configuration = {}
+    template = file.parent / "chat_template.jinja"
+    return {
+        **({"chat_template": template.read_text(encoding="utf-8")} if template.is_file() else {}),
+        **(configuration if isinstance(configuration, dict) else {}),
+    }
 
 
 def _guess_end(backend: tokenizers.Tokenizer, configuration: dict[str, Any]) -> str | None:
