@@ -9,7 +9,7 @@ import pytest
 from generated_corpus import configuration, generated_texts, prepare_texts, write_json_lines
 
 from data_pipeline.encoding import FastEncoder, split_of
-from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.manifest import load_manifest
 from data_pipeline.prepare import main, prepare
 from data_pipeline.shards import load_index
@@ -174,8 +174,24 @@ def test_what_an_interrupted_try_left_is_cleared(tmp_path):
     assert not (folder / "train-000099.tar").exists() and not (tmp_path / "dataset.tmp").exists()
 
 
+def test_a_failed_preparation_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("data_pipeline.writer.write_shard", full)
+    with pytest.raises(Failure, match=r"dataset can't be written: No space left on device"):
+        prepare_texts(tmp_path, generated_texts(100))
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
+
+
+def test_a_file_in_the_way_of_the_folder_is_the_users_mistake(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="the folder can't be made: Not a directory"):
+        prepare_texts(tmp_path, generated_texts(100), output="file/dataset")
+
+
 def test_differing_encoders_fall_back_to_the_reference_for_everything(tmp_path, monkeypatch, capsys):
-    texts = generated_texts(200)
+    texts = ["[/markup] " + text for text in generated_texts(200)]
     expected, _ = prepare_texts(tmp_path, texts, output="undisturbed")
     honest = FastEncoder._encode
     monkeypatch.setattr(FastEncoder, "_encode", lambda self, texts: [ids[::-1] for ids in honest(self, texts)])
