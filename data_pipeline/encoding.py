@@ -78,10 +78,13 @@ class FastEncoder:
     def compare(self, text: str) -> None:
         """Raises EncodersDifferError if the two don't give the same ids for a text."""
         if self._encode([text])[0].tolist() != self._tokenizer.encode(text):
-            raise EncodersDifferError(repr(text if len(text) <= 60 else text[:60] + "…"))
+            raise EncodersDifferError(f"fastokens gives other ids for {text[:60]!r}")
 
     def _encode(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        ids, offsets = self._fast.encode_batch_flat(list(texts), False, split_special_tokens=True)
+        try:
+            ids, offsets = self._fast.encode_batch_flat(list(texts), False, split_special_tokens=True)
+        except Exception as error:  # such as its regular expressions' limit on backtracking
+            raise EncodersDifferError(f"fastokens can't encode a text: {error}") from None
         return np.split(np.frombuffer(ids, "<u4"), np.frombuffer(offsets, "<u8")[1:-1].astype(np.int64))
 
 
@@ -93,8 +96,8 @@ def why_not_fast(tokenizer: Tokenizer, texts: Iterable[str]) -> str | None:
             encoder.compare(text)
     except ImportError:
         return "fastokens is not installed"
-    except EncodersDifferError as error:
-        return f"fastokens gives other ids for {error}"
+    except EncodersDifferError as difference:
+        return str(difference)
     except Exception as error:  # the library raises several kinds for tokenizers that it doesn't support
         return f"fastokens can't be used for this tokenizer: {error}"
     return None
@@ -108,7 +111,7 @@ def encode_batch(encoding: Encoding, documents: Sequence[Document]) -> list[Enco
     """
     tokenizer, fast = _encoders(encoding)
     texts = [document.text for document in documents]
-    ids = fast.encode(texts) if fast else [tokenizer.encode(text) for text in texts]
+    ids = fast.encode(texts) if fast else [np.asarray(tokenizer.encode(text), np.uint32) for text in texts]
     return [
         EncodedDocument(
             tokens=np.append(document_ids, tokenizer.end_of_document).astype(encoding.dtype),

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.files import json_hash, write_json
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+Record = TypeVar("Record")
 DTYPES = ("uint16", "uint32")
 SPLITS = ("train", "validation")
 SHARD_NAME = re.compile(r"(train|validation)-\d{6}\.tar")
@@ -132,9 +133,9 @@ def _from_json(data: dict[str, Any]) -> Manifest:
     manifest = Manifest(
         **{
             **data,
-            "splits": {name: SplitCounts(**counts) for name, counts in data["splits"].items()},
-            "sources": {name: SourceCounts(**counts) for name, counts in data["sources"].items()},
-            "shards": [ShardRecord(**record) for record in data["shards"]],
+            "splits": {name: _typed(SplitCounts, counts) for name, counts in data["splits"].items()},
+            "sources": {name: _typed(SourceCounts, counts) for name, counts in data["sources"].items()},
+            "shards": [_typed(ShardRecord, record) for record in data["shards"]],
         }
     )
     if manifest.dtype not in DTYPES:
@@ -144,3 +145,12 @@ def _from_json(data: dict[str, Any]) -> Manifest:
         if not SHARD_NAME.fullmatch(shard.name) or not shard.name.startswith(f"{shard.split}-"):
             raise ValueError(f"shard name {shard.name!r}")
     return manifest
+
+
+def _typed(kind: type[Record], data: dict[str, Any]) -> Record:
+    """Build a record of numbers and texts; a field of another type is as damaged as a missing one."""
+    record = kind(**data)
+    for field in fields(kind):  # type: ignore[arg-type]
+        if type(getattr(record, field.name)).__name__ != field.type:
+            raise ValueError(f"{field.name} is {getattr(record, field.name)!r}")
+    return record

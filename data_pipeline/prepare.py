@@ -11,22 +11,24 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+from rich.markup import escape
 
 from data_pipeline.encoding import EncodersDifferError, Encoding, batches, encode_batch, why_not_fast
-from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import file_hash, fresh_folder, json_hash, publish_folder
 from data_pipeline.foundation.progress import Task, say
 from data_pipeline.foundation.verb import Request, Verb
 from data_pipeline.manifest import FILE_NAME, FORMAT_VERSION, Manifest, dataset_fingerprint, load_manifest
 from data_pipeline.parallel import Workers
 from data_pipeline.readers import Corpus, corpus_name, open_corpus
-from data_pipeline.tokenizer import BpeConfig, Tokenizer, load_tokenizer, sample_texts, train_tokenizer
+from data_pipeline.tokenizer import SMALLEST_SAMPLE, BpeConfig, Tokenizer, load_tokenizer, sample_texts, train_tokenizer
 from data_pipeline.writer import DatasetWriter
 
 PROOF_BYTES = 1 << 18
@@ -63,23 +65,27 @@ def prepare(config: PrepareConfig) -> Manifest:
 
     Raises:
         UserError: an unusable setting or input, or another dataset at the same place.
-        Failure: a worker process died.
+        Failure: a worker process died, or the disk is full.
     """
+    started = time.monotonic()
     check_settings(config)
-    output = Path(config.output)
+    output = Path(os.path.abspath(config.output))
     with Workers(config.workers or _cores()) as workers:
         corpus = open_corpus(config.corpus, workers)
         settings = content_settings(config, corpus)
         if existing := find_existing(output, settings, config.overwrite):
             return existing
-        staged = fresh_folder(output.with_name(output.name + ".tmp"))
-        tokenizer = make_tokenizer(config, corpus)
-        tokenizer.save(staged / "tokenizer")
-        writer = write_shards(config, corpus, tokenizer, workers, staged)
-    manifest = make_manifest(writer, tokenizer, corpus, settings)
-    check_splits(manifest)
-    manifest.save(staged)
-    publish(staged, output)
+        with staging(output) as staged:
+            tokenizer = make_tokenizer(config, corpus)
+            tokenizer.save(staged / "tokenizer")
+            writer = write_shards(config, corpus, tokenizer, workers, staged)
+            manifest = make_manifest(writer, tokenizer, corpus, settings)
+            check_splits(manifest)
+            manifest.save(staged)
+            publish(staged, output)
+    seconds = time.monotonic() - started
+    size = sum(counts.bytes for counts in manifest.splits.values()) / 1e6
+    say(f"prepared {size:.1f} MB of text in {seconds:.1f} s, {size / seconds:.1f} MB/s")
     return manifest
 
 
@@ -91,6 +97,10 @@ def check_settings(config: PrepareConfig) -> None:
         value = getattr(config, key)
         if value is not None and value < 1:
             raise UserError(f"{key}={value} must be at least 1")
+    if isinstance(config.tokenizer, BpeConfig) and config.tokenizer.training_bytes < SMALLEST_SAMPLE:
+        raise UserError(
+            f"tokenizer.training_bytes={config.tokenizer.training_bytes} must be at least {SMALLEST_SAMPLE}"
+        )
 
 
 def content_settings(config: PrepareConfig, corpus: Corpus) -> dict[str, Any]:
@@ -137,8 +147,30 @@ def find_existing(output: Path, settings: dict[str, Any], overwrite: bool) -> Ma
     ]
     if missing:
         raise UserError(f"{output} holds this dataset, damaged ({missing[0]}): make it again with overwrite=true")
-    say(f"{output} holds this dataset already: same settings, same text")
+    say(escape(f"{output} holds this dataset already: same settings, same text"))
     return manifest
+
+
+@contextmanager
+def staging(output: Path) -> Iterator[Path]:
+    """Give an empty folder beside the output; nothing of it stays behind when something goes wrong.
+
+    Raises:
+        UserError: no folder can be made there.
+        Failure: the disk is full or broken.
+    """
+    staged = output.with_name(output.name + ".tmp")
+    try:
+        fresh_folder(staged)
+    except OSError as error:
+        raise UserError(f"output={output}: the folder can't be made: {error.strerror}") from None
+    try:
+        yield staged
+    except BaseException as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise Failure(f"{output} can't be written: {error.strerror or error}") from error
+        raise
 
 
 def make_tokenizer(config: PrepareConfig, corpus: Corpus) -> Tokenizer:
@@ -167,9 +199,9 @@ def write_shards(
         try:
             return _write_shards(config, corpus, tokenizer, workers, folder, fast=True)
         except EncodersDifferError as difference:
-            reason = f"fastokens gives other ids for {difference}; all is encoded again"
+            reason = f"{difference}; all is encoded again"
             _remove_shards(folder)
-    say(f"encoding with tokenizers: {reason}")
+    say(escape(f"encoding with tokenizers: {reason}"))
     return _write_shards(config, corpus, tokenizer, workers, folder, fast=False)
 
 
@@ -206,7 +238,7 @@ def check_splits(manifest: Manifest) -> None:
 
 def publish(staged: Path, output: Path) -> None:
     """Rename the finished folder into place; an older dataset there goes only when the new one stands."""
-    older = output.with_name(output.name + ".old")
+    older = output.with_name(f".{output.name}.replaced")
     if output.exists():
         shutil.rmtree(older, ignore_errors=True)
         os.rename(output, older)
@@ -270,7 +302,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _describe(manifest: Manifest, output: Path, seconds: float) -> str:
+def _describe(manifest: Manifest, output: Path) -> str:
     lines = []
     for name, counts in manifest.splits.items():
         ratio = counts.bytes / counts.tokens
@@ -278,13 +310,12 @@ def _describe(manifest: Manifest, output: Path, seconds: float) -> str:
             f"  {name:<11} {counts.documents:>9,} documents {counts.tokens:>14,} tokens {counts.bytes / 1e6:>10,.1f} MB"
             f" {ratio:.2f} bytes/token"
         )
-    size = sum(counts.bytes for counts in manifest.splits.values()) / 1e6
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest.dropped.items())
     return "\n".join(
         [
             f"{output}: {len(manifest.shards)} shards of {manifest.dtype}, vocabulary {manifest.vocabulary_size:,}",
             *lines,
-            f"  {seconds:.1f} s, {size / seconds:.1f} MB/s" + (f"; dropped: {dropped}" if dropped else ""),
+            *([f"  dropped: {dropped}"] if dropped else []),
         ]
     )
 
@@ -301,7 +332,7 @@ def _dry_run(config: PrepareConfig, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"output": config.output, "sources": sources}))
         return
-    say(f"would read, and write {config.output}:")
+    say(escape(f"would write {config.output}, and read:"))
     for source, counts in sources.items():
         print(f"{source:<40} {counts['files']:>7,} files {counts['bytes'] / 1e6:>12,.1f} MB")
 
@@ -319,9 +350,8 @@ def _run(request: Request) -> int:
     if request.dry_run:
         _dry_run(config, request.json)
         return 0
-    started = time.monotonic()
     manifest = prepare(config)
-    say(_describe(manifest, Path(config.output), time.monotonic() - started))
+    say(escape(_describe(manifest, Path(config.output))))
     if request.json:
         print(json.dumps({"output": config.output, **asdict(manifest)}))
     return 0

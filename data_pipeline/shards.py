@@ -2,7 +2,7 @@
 
 A sample is a block of whole documents: `KEY.tokens.npy` (1-D, uint16 or uint32) and `KEY.ends.npy` (uint32, the
 exclusive ends of the documents in the block; the last one is the number of tokens). Tar members start at multiples of
-512 bytes and npy pads its header to a multiple of 64, so tokens always lie at multiples of 64 bytes.
+512 bytes and their npy header has 128, so tokens always lie at multiples of 64 bytes.
 
 An index, `NAME.idx`, is a safetensors file with the offsets, counts and document ends of all blocks. It holds nothing
 that the tar doesn't: `rebuild_index` makes it from the tar alone, and that is also how it is made in the first place.
@@ -28,6 +28,12 @@ RECORD_BYTES = 512
 ALIGNMENT_BYTES = 64
 LARGEST_BLOCK = 2**32 - 1
 INDEX_FORMAT = "headrace-index-1"
+NPY_HEADER_BYTES = 128
+NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00v\x00\{'descr': '<u([24])', 'fortran_order': False, 'shape': \((\d+),\), \} *\n"
+)
+"""What numpy writes before a 1-D array of uint16 or uint32, always 128 bytes. Read by ourselves, since numpy's reader
+evaluates it, and mends what is damaged."""
 MEMBER_NAME = re.compile(r"(\d{8})\.(ends|tokens)\.npy")
 
 
@@ -237,15 +243,13 @@ def _octal(field: bytes) -> int:
 def _npy_layout(file: BinaryIO, member: _Member) -> tuple[str, int, int]:
     """Return the dtype, length and byte offset of the 1-D array in an npy member."""
     file.seek(member.offset)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError(f"{member.name} has another npy version")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    offset = file.tell()
-    if len(shape) != 1 or dtype.kind != "u" or dtype.byteorder not in "=<":
-        raise ValueError(f"{member.name} is not a 1-D array of unsigned numbers")
-    if offset + shape[0] * dtype.itemsize != member.offset + member.size or offset % ALIGNMENT_BYTES:
+    header = NPY_HEADER.fullmatch(file.read(NPY_HEADER_BYTES))
+    if header is None:
+        raise ValueError(f"{member.name} doesn't start as a 1-D array of unsigned numbers")
+    item_bytes, count, offset = int(header[1]), int(header[2]), member.offset + NPY_HEADER_BYTES
+    if offset + count * item_bytes != member.offset + member.size:
         raise ValueError(f"{member.name} doesn't have the bytes that its header promises")
-    return dtype.name, shape[0], offset
+    return f"uint{8 * item_bytes}", count, offset
 
 
 def _read_npy(file: BinaryIO, member: _Member) -> NDArray[np.uint32]:

@@ -35,6 +35,7 @@ SPLIT = (
 """Where text may be cut before merging: Llama 3's pattern (Grattafiori et al. 2024), digits in threes."""
 
 PIECE_CHARACTERS = 1 << 16
+SMALLEST_SAMPLE = 1 << 20
 
 
 @dataclass
@@ -180,15 +181,20 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
 def sample_texts(texts: Iterable[str], maximum_bytes: int) -> list[str]:
     """Draw pieces of text evenly from all of it, in bounded memory.
 
-    Keeps the pieces with the smallest hashes, so the same text gives the same sample, whatever its order.
+    Keeps the pieces with the smallest hashes, so the same text gives the same sample, whatever its order. A piece that
+    was once too many sets the bound for all that follow: where it found no room, no piece with a larger hash may.
     """
     kept: list[tuple[int, str]] = []
-    size = 0
+    size, bound = 0, 2**64
     for piece in _pieces(texts):
         encoded = piece.encode()
-        heapq.heappush(kept, (-xxhash.xxh3_64_intdigest(encoded), piece))
+        rank = xxhash.xxh3_64_intdigest(encoded)
+        if rank >= bound:
+            continue
+        heapq.heappush(kept, (-rank, piece))
         size += len(encoded)
-        while size > maximum_bytes and len(kept) > 1:
+        while kept and (size > maximum_bytes or -kept[0][0] >= bound):
+            bound = min(bound, -kept[0][0])
             size -= len(heapq.heappop(kept)[1].encode())
     return [piece for _, piece in sorted(kept, reverse=True)]
 
@@ -203,8 +209,12 @@ def _configuration_beside(file: Path) -> dict[str, Any]:
     try:
         configuration = json.loads((file.parent / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return configuration if isinstance(configuration, dict) else {}
+        configuration = {}
+    template = file.parent / "chat_template.jinja"
+    return {
+        **({"chat_template": template.read_text(encoding="utf-8")} if template.is_file() else {}),
+        **(configuration if isinstance(configuration, dict) else {}),
+    }
 
 
 def _guess_end(backend: tokenizers.Tokenizer, configuration: dict[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from rich.markup import escape
 
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import file_hash
@@ -85,7 +86,7 @@ def _verify_shard(folder: Path, record: ShardRecord, manifest: Manifest, repair:
     if index_problem and repair:
         digest, size = write_index(index_path, index)
         checked = replace(checked, index_xxh3_128=digest, index_bytes=size)
-        say(f"rebuilt {index_path}: {index_problem}")
+        say(escape(f"rebuilt {index_path}: {index_problem}"))
     elif index_problem:
         problems.append(f"{index_path}: {index_problem}; `headrace verify repair=true` rebuilds it")
     return problems, checked
@@ -155,7 +156,7 @@ def _verify_counts(folder: Path, manifest: Manifest, repair: bool) -> list[str]:
     if not repair:
         return [f"{path}: its {name} contradict the tars" for name in wrong]
     correct.save(folder)
-    say(f"mended {path}: {', '.join(wrong)}")
+    say(escape(f"mended {path}: {', '.join(wrong)}"))
     return []
 
 
@@ -222,7 +223,7 @@ def _rebuild(folder: Path) -> list[str]:
         settings={"rebuilt": "from the shards; the settings and sources are lost"},
         dropped={},
     ).save(folder)
-    say(f"rebuilt {folder / FILE_NAME} from {len(records)} shards; settings, sources and earlier hashes are lost")
+    say(escape(f"rebuilt {folder / FILE_NAME} from {len(records)} shards; settings, sources and old hashes are lost"))
     return verify_dataset(folder)
 
 

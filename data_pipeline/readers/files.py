@@ -147,7 +147,7 @@ def _find(paths: list[str]) -> list[InputFile]:
         raise UserError("corpus.paths is empty: give the files to read, such as corpus.paths=['texts/*.jsonl.gz']")
     found: dict[Path, InputFile] = {}
     for pattern in paths:
-        matches = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if not Path(name).is_dir()]
+        matches = _matches(pattern)
         if not matches:
             hint = f"; for a folder's files write '{pattern}/**/*.txt'" if Path(pattern).is_dir() else ""
             raise UserError(f"corpus.paths: no file matches {pattern}{hint}")
@@ -160,6 +160,12 @@ def _find(paths: list[str]) -> list[InputFile]:
                 f"{' or '.join(COMPRESSED)}) and .parquet"
             )
     return list(found.values())
+
+
+def _matches(pattern: str) -> list[Path]:
+    if Path(pattern).is_file():  # also where its name has brackets
+        return [Path(pattern)]
+    return [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
 
 
 def _kind(path: Path) -> str:

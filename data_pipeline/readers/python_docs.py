@@ -107,7 +107,7 @@ def _modules_under(folder: Path, package: str) -> list[_Module]:
             parts = path.relative_to(folder).with_suffix("").parts
             name = ".".join((package, *parts) if package else parts).removesuffix(".__init__")
             modules.append(_Module(name, path))
-    return sorted(modules, key=lambda module: module.name)
+    return sorted(modules, key=lambda module: (module.name, module.path))
 
 
 # A heading, such as `class Fraction(numbers.Rational)`, and the docstring under it.
