@@ -91,10 +91,10 @@ class Engine:
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = rate
         device = self.world.device
-        targets = torch.tensor(float(sum(map(objective.target_count, batches))), dtype=torch.float64, device=device)
-        targets = self.world.sum(targets)
+        count = torch.tensor(float(sum(map(objective.target_count, batches))), dtype=torch.float64, device=device)
+        targets = int(self.world.sum(count))
         # DeepSpeed takes the mean over ranks and micro-batches; this factor turns it into the sum over targets.
-        factor = float(self.batch.ranks * self.batch.accumulation / targets)
+        factor = self.batch.ranks * self.batch.accumulation / targets
         summed = torch.zeros((), dtype=torch.float64, device=device)
         for batch in batches:
             loss = objective.summed_loss(self.deepspeed, self._on_device(batch))
@@ -103,8 +103,8 @@ class Engine:
             norm = self._clip_at_stage_0()
             self.deepspeed.step()
         norm = norm if self.stage == 0 else self.deepspeed.get_global_grad_norm()
-        loss = float(self.world.sum(summed) / targets)
-        return StepResult(loss, float("nan") if norm is None else float(norm), int(targets))
+        mean = float(self.world.sum(summed)) / targets
+        return StepResult(mean, float("nan") if norm is None else float(norm), targets)
 
     @torch.no_grad()
     def summed_loss(self, batch: Batch, objective: Objective) -> float:

@@ -48,7 +48,8 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
 
     Dimensions are taken from `ds_shape` where ZeRO-3 has partitioned a parameter, whose own shape then says nothing.
     """
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
         decays = config.decay_all or (is_matrix and not name.startswith("embedding."))

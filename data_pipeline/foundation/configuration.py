@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import hydra.errors
 import omegaconf.errors
@@ -84,8 +84,8 @@ def compose_configuration(
         raise UserError(f"`{key}` is required: give it as {key}=VALUE") from None
     except (hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, root, groups, schema)) from None
-    assert isinstance(value, schema) and isinstance(data, dict)
-    return Composed(value, data, list(overrides))
+    assert isinstance(value, schema)
+    return Composed(value, cast(dict[str, Any], data), list(overrides))
 
 
 def available_groups(more_folders: Sequence[Path] = ()) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +45,7 @@ class Piece:
 def local_pieces(engine: Engine) -> list[Piece]:
     """Return the pieces of state that this rank holds. At stage 0 that is everything, on every rank."""
     found = []
+    parameter: Any  # DeepSpeed hangs attributes of its own on parameters
     for name, parameter in engine.module.named_parameters():
         if engine.stage == 0:
             found.append(Piece(name, tuple(parameter.shape), 0, parameter.numel(), parameter, 0))

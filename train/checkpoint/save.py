@@ -160,7 +160,7 @@ def _write_rank(engine: Engine, staged: Path) -> dict[str, dict[str, Any]]:
 
 def random_state() -> dict[str, torch.Tensor]:
     """Return the state of every random number generator of this process, as tensors."""
-    numpy_state = numpy.random.get_state(legacy=True)
+    numpy_state: Any = numpy.random.get_state(legacy=True)
     state = {
         "torch": torch.get_rng_state(),
         "python": torch.tensor(random.getstate()[1], dtype=torch.int64),
@@ -176,7 +176,7 @@ def restore_random_state(state: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["torch"])
     random.setstate((3, tuple(state["python"].tolist()), None))
     *keys, position = state["numpy"].tolist()
-    numpy.random.set_state(("MT19937", keys, position))
+    numpy.random.set_state(("MT19937", numpy.array(keys, dtype=numpy.uint32), position, 0, 0.0))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
 

@@ -55,7 +55,7 @@ def write_state_file(path: Path, pieces: Iterable[tuple[PieceRange, Tensor]]) ->
             values = values.detach().to("cpu", torch.float32).contiguous()
             if values.numel() != piece.stop - piece.start:
                 raise ValueError(f"{piece.key}: {values.numel()} values for a range of {piece.stop - piece.start}")
-            file.write(memoryview(values.numpy()).cast("B"))
+            file.write(values.numpy().data.cast("B"))
     return file.bytes, file.hexdigest
 
 
@@ -66,7 +66,8 @@ class StateFile:
         self._file = safetensors.safe_open(path, framework="pt")
         ranges = json.loads(self._file.metadata()["ranges"])
         self.pieces = [
-            PieceRange(*key.rsplit("/", 1), start, stop, tuple(shape)) for key, (start, stop, shape) in ranges.items()
+            PieceRange(key.rpartition("/")[0], key.rpartition("/")[2], start, stop, tuple(shape))
+            for key, (start, stop, shape) in ranges.items()
         ]
 
     def read(self, piece: PieceRange, start: int, stop: int) -> Tensor:

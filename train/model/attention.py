@@ -33,7 +33,7 @@ class KeyValueCache:
     def __init__(
         self, config: TransformerConfig, sequences: int, length: int, device: torch.device, dtype: torch.dtype
     ):
-        shape = (config.layers, sequences, config.key_value_heads, length, config.head_width)
+        shape = (config.layers, sequences, config.key_value_heads, length, config.width_of_head)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
@@ -72,7 +72,7 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
         self.layer = layer
-        self.heads, self.key_value_heads, self.head_width = config.heads, config.key_value_heads, config.head_width
+        self.heads, self.key_value_heads, self.head_width = config.heads, config.key_value_heads, config.width_of_head
         query_width, key_width = self.heads * self.head_width, self.key_value_heads * self.head_width
         self.query = Linear(config.width, query_width, bias=config.attention_bias)
         self.key = Linear(config.width, key_width, bias=config.attention_bias)

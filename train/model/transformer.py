@@ -6,7 +6,8 @@ norm). A batch goes `tokens → embedding → blocks → norm → head → loss`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class TransformerConfig:
     layers: int = 4
     heads: int = 4
     key_value_heads: int = 4
-    head_width: int | None = None  # type: ignore[assignment]
+    head_width: int | None = None
     hidden_width: int = 352
     maximum_length: int = 1024
     rotary_theta: float = 10000.0
@@ -73,10 +74,13 @@ class TransformerConfig:
             )
         if self.head_width is None and self.width % self.heads:
             raise UserError(f"model.width={self.width} does not divide by model.heads={self.heads}: set head_width")
-        head_width = self.head_width or self.width // self.heads
-        if head_width % 2:
-            raise UserError(f"a head's width is {head_width}; rotary positions need an even one")
-        return TransformerConfig(**{**vars(self), "vocabulary_size": vocabulary, "head_width": head_width})
+        if self.width_of_head % 2:
+            raise UserError(f"a head's width is {self.width_of_head}; rotary positions need an even one")
+        return replace(self, vocabulary_size=vocabulary)
+
+    @property
+    def width_of_head(self) -> int:
+        return self.head_width or self.width // self.heads
 
     def flops_per_token(self, sequence_length: int) -> float:
         """Return the floating-point operations of one token's forward and backward pass.
@@ -84,8 +88,8 @@ class TransformerConfig:
         6 per parameter in a matrix product, plus attention's two products over the half of the sequence that causality
         leaves; recomputation is not counted (Chowdhery et al. 2022, PaLM, appendix B, halved for causality).
         """
-        query_width = self.heads * self.head_width
-        key_width = self.key_value_heads * self.head_width
+        query_width = self.heads * self.width_of_head
+        key_width = self.key_value_heads * self.width_of_head
         attention = self.width * (query_width + 2 * key_width) + query_width * self.width
         feed_forward = 3 * self.width * self.hidden_width
         matrices = self.layers * (attention + feed_forward) + self.width * (self.vocabulary_size or 0)
@@ -148,7 +152,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        assert config.vocabulary_size is not None and config.head_width is not None, "resolve() the configuration first"
+        assert config.vocabulary_size is not None, "resolve() the configuration first"
         self.config = config
         self.checkpoint_activations = False
         self.embedding = Embedding(config.vocabulary_size, config.width)
@@ -156,7 +160,7 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
         self.head = Head(config)
         if config.tied_embeddings:
-            self.head.weight = self.embedding.weight
+            self.head.weight = cast(nn.Parameter, self.embedding.weight)
 
     def forward(
         self,
@@ -177,7 +181,7 @@ class Transformer(nn.Module):
         """
         first = cache.length if cache is not None else 0
         cosine, sine = rotary_table(
-            first, tokens_BT.shape[1], self.config.head_width, self.config.rotary_theta, tokens_BT.device
+            first, tokens_BT.shape[1], self.config.width_of_head, self.config.rotary_theta, tokens_BT.device
         )
         x_BTD = self.embedding(tokens_BT)
         rotary = (cosine.to(x_BTD.dtype), sine.to(x_BTD.dtype))

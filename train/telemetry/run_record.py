@@ -61,8 +61,8 @@ class RunRecord(AbstractContextManager):
         if found.checkpoint is None:
             self._recorder.event("started", 0, ranks=ranks)
         else:
-            checkpoint = found.checkpoint.name
-            self._recorder.event("resumed", self._first_step, checkpoint=checkpoint, steps_redone=dropped, ranks=ranks)
+            name = found.checkpoint.name
+            self._recorder.event("resumed", self._first_step, checkpoint=name, steps_redone=dropped, ranks=ranks)
             say(f"going on from {found.checkpoint}")
         self._closing.enter_context(self._display)
 
