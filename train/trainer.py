@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,12 @@ class Trainer:
     def train(self) -> int:
         """Run to the last step, or to where somebody asks for an end; return the exit code."""
         config, record = self.config, self.record
-        batches = iter(stream(*self.prepared.training, self._share(), self.state.step))
+        batches = self.batches()
         with StopRequests() as requests, record:
             record.begin(self.found)
             try:
                 while self.state.step < config.steps:
-                    self._step(batches)
+                    self.step(batches)
                     reason = self._reason_to_stop(requests)
                     if reason or self._due(config.checkpoint.every):
                         self._save()
@@ -94,7 +94,7 @@ class Trainer:
                 batches.close()
                 self.engine.close()
 
-    def _step(self, batches: Iterator[list[Batch]]) -> None:
+    def step(self, batches: Iterator[list[Batch]]) -> None:
         """Learn from the next batch, measure what is due and write it down."""
         config, started = self.config, time.perf_counter()
         mine = next(batches)
@@ -191,9 +191,11 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0
 
-    def _share(self) -> Share:
+    def batches(self) -> Generator[list[Batch], None, None]:
+        """Return this rank's stream of steps, from the next one on; close it to end its reading ahead."""
         batch = self.prepared.batch
-        return Share(batch.sequences, batch.micro, self.world.rank, self.world.size)
+        share = Share(batch.sequences, batch.micro, self.world.rank, self.world.size)
+        yield from stream(*self.prepared.training, share, self.state.step)
 
     def _context(self) -> CheckpointContext:
         return CheckpointContext(

@@ -1,0 +1,85 @@
+"""The trainer, with everything it does in a step, against the same model in a plain PyTorch loop."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from benchmarks.rounds import compare
+from data_pipeline.foundation.configuration import compose_configuration
+from data_pipeline.loader import Batch
+from train.distributed import ClusterConfig, join_world, leave_world
+from train.model.initialisation import initialise_weights
+from train.model.transformer import Transformer, TransformerConfig
+from train.preflight import prepare_run
+from train.schemas import register_schemas
+from train.settings import TrainConfig
+from train.trainer import Trainer
+
+LAYOUTS = (("nano", 256, 16, 8), ("micro", 256, 16, 4), ("small_30m", 512, 4, 2))
+"""Model, tokens of a sequence, sequences of a step, steps of a round."""
+
+
+def trainer_lines(dataset: Path, rounds: int = 5) -> Iterator[str]:
+    """Compare tokens per second at three sizes, ZeRO 0, float32, one process."""
+    register_schemas()
+    world = join_world(ClusterConfig())
+    for model, length, sequences, steps in LAYOUTS:
+        with tempfile.TemporaryDirectory() as folder:
+            overrides = [
+                f"model={model}",
+                f"data.path={dataset}",
+                f"data.sequence_length={length}",
+                f"batch.sequences={sequences}",
+                f"run.root={folder}",
+                "steps=1000000",
+                "schedule=constant",
+                "tracker=none",
+            ]
+            composed = compose_configuration("train", overrides, TrainConfig)
+            trainer = Trainer(composed, prepare_run(composed, 1), world)
+            plain = PlainLoop(trainer.prepared.model, trainer.batches())
+            work = _rounds_of(trainer, plain, steps, steps * sequences * length)
+            yield compare(*work, rounds).line(f"trainer, {model}, T {length}", "tokens/s", "plain loop")
+            trainer.engine.close()
+    leave_world()
+
+
+def _rounds_of(trainer: Trainer, plain: PlainLoop, steps: int, tokens: int) -> tuple[Callable[[], int], ...]:
+    """Return one round of each: so many steps, which are so many tokens."""
+    batches = trainer.batches()
+
+    def ours() -> int:
+        for _ in range(steps):
+            trainer.step(batches)
+        return tokens
+
+    def theirs() -> int:
+        for _ in range(steps):
+            plain.step()
+        return tokens
+
+    return ours, theirs
+
+
+class PlainLoop:
+    """What one writes in an afternoon: logits, cross-entropy, backward, clip, fused AdamW; nothing recorded."""
+
+    def __init__(self, config: TransformerConfig, batches: Iterator[list[Batch]]):
+        self.model, self.batches = Transformer(config), batches
+        initialise_weights(self.model, config, seed=0)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
+
+    def step(self) -> float:
+        (batch,) = next(self.batches)
+        logits = self.model(batch.tokens)
+        loss = cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
