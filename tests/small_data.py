@@ -12,7 +12,11 @@ from data_pipeline.prepare import PrepareConfig, prepare
 from data_pipeline.readers.files import FilesConfig
 from data_pipeline.tokenizer import BpeConfig
 
-WORDS = ["water", "channel", "gate", "mill", "wheel", "stream", "stone", "valley", "river", "turn", "slow", "deep", "bright", "winter", "summer", "grain", "flour", "road", "bridge", "bank", "hill", "cloud", "rain", "morning", "evening", "keeper", "letter", "answer", "question", "number", "table", "naïve", "café", "Überlauf", "東京", "λόγος", "🚣"]
+WORDS = (
+    *("water", "channel", "gate", "mill", "wheel", "stream", "stone", "valley", "river", "turn", "slow", "deep"),
+    *("bright", "winter", "summer", "grain", "flour", "road", "bridge", "bank", "hill", "cloud", "rain", "morning"),
+    *("keeper", "letter", "answer", "question", "number", "table", "naïve", "café", "Überlauf", "東京", "λόγος", "🚣"),
+)
 
 
 def walking_texts(count: int, seed: int = 7) -> list[str]:

@@ -100,7 +100,7 @@ def test_ranks_and_micro_batches_divide_the_same_step(small_dataset, micro, rank
         parts += batches
     assert torch.equal(torch.cat([part.tokens for part in parts]), whole.tokens)
     assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
-    assert sum((part.document_ends for part in parts), []) == whole.document_ends
+    assert [ends for part in parts for ends in part.document_ends] == whole.document_ends
     assert [number for part in parts for number in part.numbers] == list(whole.numbers)
 
 
@@ -126,7 +126,7 @@ def test_a_damaged_shard_stops_the_stream_by_name(own_dataset):
 
 
 def test_a_split_shorter_than_a_sequence_is_refused(small_dataset):
-    with pytest.raises(UserError, match="split `validation`.*shorten data.sequence_length"):
+    with pytest.raises(UserError, match=r"split `validation`.*shorten data.sequence_length"):
         open_split(DataConfig(str(small_dataset), 1 << 20), "validation", 0)
 
 
