@@ -64,10 +64,10 @@ def check_run(run: RunFolder, composed: Composed[TrainConfig]) -> None:
             raise UserError(f"{run.path} exists and is not a run's folder: choose another run.name")
         return
     earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
+    before_data = earlier.pop("dataset_fingerprint", None)
     before, now = deciding(earlier), deciding(composed.data)
     differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     changes = [f"{key} was {before.get(key)} and is {now.get(key)}" for key in differing]
-    before_data = earlier.get("dataset_fingerprint")
     if before_data != run.dataset_fingerprint:
         changes.append(f"the dataset at data.path has other content ({before_data} before)")
     if changes:

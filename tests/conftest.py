@@ -1,0 +1,21 @@
+"""The dataset that most tests read, made once per session."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from small_data import make_dataset, walking_texts
+
+
+@pytest.fixture(scope="session")
+def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset that no test may change."""
+    return make_dataset(tmp_path_factory.mktemp("small"), walking_texts(300))
+
+
+@pytest.fixture
+def own_dataset(small_dataset: Path, tmp_path: Path) -> Path:
+    """A copy of the small dataset, to be damaged."""
+    return Path(shutil.copytree(small_dataset, tmp_path / "own-dataset"))
