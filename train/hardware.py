@@ -23,14 +23,15 @@ PEAK_FLOPS = {
     "V100": 125e12,
     "MI300X": 1307e12,
 }
-CPU_PROBE = 768
+CPU_PROBE = 512
+PROBE_SECONDS = 0.3
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """Return one device's floating-point operations per second in matrix products, or None if unknown.
 
-    A GPU's comes from its data sheet, for 16-bit formats; a CPU's is measured by a matrix product in a few dozen
-    milliseconds, because data sheets of CPUs don't say.
+    A GPU's comes from its data sheet, for 16-bit formats; a CPU's is measured by a matrix product within
+    a third of a second, because data sheets of CPUs don't say.
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -40,12 +41,15 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     return measured_peak(DTYPES[precision])
 
 
-def measured_peak(dtype: torch.dtype, size: int = CPU_PROBE, rounds: int = 5) -> float:
-    """Return the best rate of a square matrix product on this CPU, in operations per second."""
+def measured_peak(dtype: torch.dtype, size: int = CPU_PROBE, seconds: float = PROBE_SECONDS) -> float:
+    """Return the best rate of a square matrix product on this CPU, in operations per second.
+
+    The best of many short products: on a machine with other work, few of them run undisturbed.
+    """
     a = torch.ones(size, size, dtype=dtype)
     best = float("inf")
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
+    deadline = time.perf_counter() + seconds
+    while (start := time.perf_counter()) < deadline or best == float("inf"):
         a @ a
         best = min(best, time.perf_counter() - start)
     return 2.0 * size**3 / best
@@ -55,7 +59,7 @@ def slow_format_warning(device: torch.device, precision: str) -> str | None:
     """Return a warning if this CPU only emulates the 16-bit format that was asked for."""
     if device.type != "cpu" or precision == "fp32":
         return None
-    ratio = measured_peak(torch.float32, 256, 3) / measured_peak(DTYPES[precision], 256, 3)
+    ratio = measured_peak(torch.float32, 256, 0.05) / measured_peak(DTYPES[precision], 256, 0.05)
     if ratio < 1.0:
         return None
     return f"precision={precision} is {ratio:.0f} times slower than fp32 on this CPU, which has no units for it"

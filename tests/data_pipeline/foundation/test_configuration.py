@@ -1,0 +1,84 @@
+"""Every mistake in a configuration is one line that names the key and the mend; nothing unknown slips in."""
+
+from __future__ import annotations
+
+import pytest
+
+from data_pipeline.foundation.configuration import available_groups, compose_configuration, known_keys
+from data_pipeline.foundation.errors import UserError
+from train.schemas import register_schemas
+from train.settings import TrainConfig
+
+
+@pytest.fixture(autouse=True, scope="module")
+def schemas() -> None:
+    register_schemas()
+
+
+def compose(*overrides: str, folders=()) -> TrainConfig:
+    return compose_configuration("train", ["data.path=x", *overrides], TrainConfig, folders).value
+
+
+def message(*overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        compose(*overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_groups_that_look_like_numbers_are_taken_as_typed():
+    assert compose("zero=2").zero.stage == 2
+    assert compose("zero=3_offload").zero.offload_parameters
+
+
+@pytest.mark.parametrize("group", [name for name in available_groups() if name not in ("corpus", "tokenizer")])
+def test_every_option_of_every_group_composes(group):
+    for option in available_groups()[group]:
+        compose(f"{group}={option}")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("stepz=3", "`steps`"),
+        ("model.widht=3", "`model.width`"),
+        ("modell=nano", "`model`"),
+        ("model=nanoo", "`nano`"),
+        ("steps=many", "`steps`"),
+        ("zero.stage=first", "`zero.stage`"),
+        ("+stepz=3", "without the plus sign"),
+        ("+model._target_=os.system", "without the plus sign"),
+        ("model._target_=os.system", "unknown key"),
+        ("~steps", "can't be removed"),
+        ("steps=1,2", "a sweep"),
+        ("steps=[1", "KEY=VALUE"),
+        ("steps", "KEY=VALUE"),
+        ("hydra.run.dir=/", "Hydra's own"),
+    ],
+)
+def test_a_mistake_is_named_with_its_mend(override, expected):
+    assert expected in message(override)
+
+
+def test_a_required_key_is_asked_for_by_name():
+    with pytest.raises(UserError, match=r"`data.path` is required"):
+        compose_configuration("train", [], TrainConfig)
+
+
+def test_what_passes_through_to_deepspeed_keeps_its_nesting():
+    options = compose("deepspeed.wall_clock_breakdown=true", "deepspeed.zero_optimization.sub_group_size=7").deepspeed
+    assert options == {"wall_clock_breakdown": True, "zero_optimization": {"sub_group_size": 7}}
+
+
+def test_a_folder_of_the_users_own_adds_options(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("name: mine\nwidth: 96\nheads: 3\n")
+    assert compose("model=mine", folders=[tmp_path]).model.width == 96
+    (tmp_path / "model" / "wrong.yaml").write_text("name: wrong\nwiddth: 96\n")
+    with pytest.raises(UserError, match="widdth"):
+        compose("model=wrong", folders=[tmp_path])
+
+
+def test_known_keys_reach_into_groups():
+    assert {"steps", "model.width", "checkpoint.every"} <= set(known_keys(TrainConfig))
