@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from train.settings import TrainConfig
 
 
+SAMPLE_CHARACTERS = 160
+
+
 class RunRecord(AbstractContextManager):
     """The telling side of one run.
 
@@ -79,6 +82,7 @@ class RunRecord(AbstractContextManager):
         if self._world.is_main:
             self._recorder.sample(step, prompt, text)
             self._tracker.sample(step, prompt, text)
+            self._display.note(f"step {step:,}, “{prompt}”: {' '.join(text.split())[:SAMPLE_CHARACTERS]}")
 
     def saved(self, step: int, checkpoint: Path, seconds: float) -> None:
         """Record a published checkpoint; its seconds go into the next row."""
