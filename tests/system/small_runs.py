@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from commands import Finished, python, read_rows, torchrun
 
-STEPS = 60
+STEPS = 40
 SMALL_MODEL = (
     "model=nano",
     "model.width=64",
@@ -23,7 +24,8 @@ SETTINGS = (
     "batch.micro=2",
     "schedule.warmup_steps=5",
     "checkpoint.every=2",
-    "validation.every=20",
+    "checkpoint.keep=0",
+    "validation.every=15",
     "validation.sequences=5",
     "samples.tokens=8",
     "tracker=none",
@@ -42,7 +44,7 @@ def train_command(dataset: Path, *more: str, ranks: int = 1, name: str = "run") 
 
 def learnt(run: Path) -> list[dict[str, Any]]:
     """Return what a run's rows say about learning, and nothing about time."""
-    return [{key: row[key] for key in MEASURED if key in row} for row in read_rows(run / "metrics.jsonl")]
+    return [{key: row.get(key) for key in MEASURED} for row in read_rows(run / "metrics.jsonl")]
 
 
 def samples(run: Path) -> list[tuple[int, str, str]]:
@@ -56,6 +58,15 @@ def events(run: Path) -> list[str]:
 def final_state(run: Path) -> dict[str, bytes]:
     folder = run / "checkpoints" / f"step-{STEPS:08d}"
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+
+
+def copied(run: Path, folder: Path, until: int) -> Path:
+    """Copy a run into `folder/runs/run`, as it was when the checkpoint of that step was its newest."""
+    copy = Path(shutil.copytree(run, folder / "runs" / "run"))
+    for checkpoint in (copy / "checkpoints").iterdir():
+        if int(checkpoint.name.removeprefix("step-")) > until:
+            shutil.rmtree(checkpoint)
+    return copy
 
 
 def rows_done(run: Path) -> int:
