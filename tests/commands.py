@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 REPOSITORY = Path(__file__).parents[1]
 COMMAND_SECONDS = 240.0
 
@@ -50,12 +52,12 @@ def torchrun(processes: int, *arguments: str) -> list[str]:
 
 
 def run_command(command: Sequence[str], folder: Path, **environment: str) -> Finished:
-    """Run a command in a folder to its end. It leads a process group, so that none of its children outlives a test."""
+    """Run a command in a folder to its end; none of its children outlives it."""
     process = start_command(command, folder, **environment)
     try:
         out, err = process.communicate(timeout=COMMAND_SECONDS)
     finally:
-        end_group(process)
+        kill_all(process)
     return Finished(process.returncode, out, err)
 
 
@@ -71,8 +73,12 @@ def start_command(command: Sequence[str], folder: Path, **environment: str) -> s
     )
 
 
-def end_group(process: subprocess.Popen[str]) -> None:
-    """Kill a command with all its children, as a lost machine would."""
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """Kill a command with all its children, as a lost machine would. Launchers' workers lead groups of their own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

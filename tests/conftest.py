@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from small_data import make_dataset, walking_texts
+
+# Before torch is imported: on a busy machine two threads wait for each other at every small operation.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -113,12 +113,21 @@ def check_zero(zero: ZeroConfig, precision: PrecisionConfig) -> None:
         )
 
 
+def _refuse_code(options: dict[str, Any], prefix: str) -> None:
+    for key, value in options.items():
+        if str(key).startswith("_"):
+            raise UserError(f"{prefix}.{key}: a setting can't name code to run")
+        if isinstance(value, dict):
+            _refuse_code(value, f"{prefix}.{key}")
+
+
 def check_passed_through(options: dict[str, Any]) -> None:
     """Refuse options for DeepSpeed that it would ignore, that are ours to set, or that break our guarantees.
 
     Raises:
         UserError: names the key and the mend.
     """
+    _refuse_code(options, "deepspeed")
     for key, value in options.items():
         if key in OURS:
             raise UserError(f"deepspeed.{key} is set by {OURS[key]}: use that")

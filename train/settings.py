@@ -12,7 +12,7 @@ from train.checkpoint.save import CheckpointConfig
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
 from train.distributed import ClusterConfig
 from train.model.transformer import TransformerConfig
-from train.objective import ObjectiveConfig
+from train.objective import ObjectiveConfig, check_objective
 from train.optimizer import OptimizerConfig, check_optimizer
 from train.precision import PrecisionConfig
 from train.samples import SamplesConfig
@@ -108,6 +108,7 @@ def check_settings(config: TrainConfig) -> None:
     if config.cluster.kind != "local":
         raise UserError(f"cluster.kind={config.cluster.kind}: there is local")
     check_schedule(config.schedule, config.steps)
+    check_objective(config.objective)
     check_optimizer(config.optimizer)
     check_zero(config.zero, config.precision)
     check_passed_through(config.deepspeed)

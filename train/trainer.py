@@ -16,7 +16,7 @@ from data_pipeline.loader import Batch, Share, stream
 from train.checkpoint.folder import keep_newest
 from train.checkpoint.load import Found, find_newest_whole, load_checkpoint
 from train.checkpoint.pieces import optimizer_steps
-from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of, save_checkpoint
+from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of, save_checkpoint, seed_random_state
 from train.distributed import World
 from train.engine import Engine, StepResult
 from train.hardware import peak_flops, peak_memory, slow_format_warning
@@ -62,6 +62,7 @@ class Trainer:
         self.validation = Validation(
             self.config.validation, prepared.validation.order, prepared.validation.store, prepared.token_bytes
         )
+        seed_random_state(self.config.seed, world.rank)
         self.state = TrainerState(0, 0, 0, 0, lineage=prepared.lineage)
         if self.found.checkpoint is not None:
             self.state = load_checkpoint(self.engine, self.found.checkpoint)

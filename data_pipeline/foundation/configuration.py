@@ -129,7 +129,7 @@ def _prepare(override: Override, groups: Mapping[str, list[str]], schema: type) 
     if key.split(".")[0] == "hydra":
         raise UserError(f"`{text}`: Hydra's own settings are ours to set")
     free_form = key.split(".")[0] in _free_form_keys(schema) and "." in key
-    if override.is_add() and not free_form:
+    if text.startswith("+") and not free_form:
         raise UserError(f"`{text}`: nothing can be added to a configuration; write {key}=… without the plus sign")
     if free_form:
         return "++" + text.lstrip("+")

@@ -1,6 +1,7 @@
 """The checkpoint folder: what is in it, which ones are whole, and which is the newest.
 
-A folder is a checkpoint only with a manifest, which is written last and names every file with its bytes and xxh3-128.
+A folder is a checkpoint only with a manifest, which is written last and names every file with its bytes and xxh3-128;
+its own content has a checksum too, so that no flipped bit anywhere goes unseen.
 The folder is staged beside its place and renamed when all is on disk. What is newest is found by looking.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.foundation.errors import Failure
-from data_pipeline.foundation.files import file_hash, publish_folder, write_json
+from data_pipeline.foundation.files import file_hash, json_hash, publish_folder, write_json
 
 FORMAT_VERSION = 1
 MANIFEST, TRAINER, MODEL, TOKENIZER = "manifest.json", "trainer.json", "model.json", "tokenizer"
@@ -47,7 +48,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Return the published checkpoints of a run, oldest first, without looking inside."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and re.fullmatch(r"step-\d{8,}", path.name))
+    found = [path for path in folder.iterdir() if path.is_dir() and re.fullmatch(r"step-\d{8,}", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def load_checkpoint_manifest(folder: Path) -> CheckpointManifest:
@@ -62,6 +64,9 @@ def load_checkpoint_manifest(folder: Path) -> CheckpointManifest:
         version = content["format_version"]
         if version != FORMAT_VERSION:
             raise Failure(f"{folder} has checkpoint format {version}; this version of Headrace reads {FORMAT_VERSION}")
+        checksum = content.pop("xxh3_128")
+        if checksum != json_hash(content):
+            raise ValueError("its content is not what its own checksum says")
         return CheckpointManifest(**content)
     except FileNotFoundError:
         raise Failure(f"{folder} is not a whole checkpoint: it has no {MANIFEST}") from None
@@ -94,7 +99,8 @@ def verify_checkpoint(folder: Path, part: int = 0, parts: int = 1) -> list[str]:
 
 def publish_checkpoint(staged: Path, final: Path, manifest: CheckpointManifest) -> None:
     """Write the manifest and rename the staged folder into place. One rank does it, after all have written theirs."""
-    write_json(staged / MANIFEST, asdict(manifest))
+    content = asdict(manifest)
+    write_json(staged / MANIFEST, {**content, "xxh3_128": json_hash(content)})
     if final.exists():
         # A checkpoint of this step that did not verify, or this run would not be here again.
         remove_checkpoint(final)

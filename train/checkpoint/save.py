@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from data_pipeline.foundation.errors import Failure
-from data_pipeline.foundation.files import file_hash, fresh_folder, sync_folder, write_json
+from data_pipeline.foundation.files import file_hash, fresh_folder, sync_folder, text_hash, write_json
 from train.checkpoint.folder import (
     FORMAT_VERSION,
     MODEL,
@@ -156,6 +156,14 @@ def _write_rank(engine: Engine, staged: Path) -> dict[str, dict[str, Any]]:
     safetensors.torch.save_file(random_state(), staged / random_name)
     path = staged / random_name
     return {state_name: _entry(size, digest), random_name: _entry(path.stat().st_size, file_hash(path))}
+
+
+def seed_random_state(seed: int, rank: int) -> None:
+    """Start every random number generator of this process from the run's seed, differently on each rank."""
+    number = int(text_hash(f"{seed} rank {rank}")[:8], 16)
+    torch.manual_seed(number)
+    random.seed(number)
+    numpy.random.seed(number)
 
 
 def random_state() -> dict[str, torch.Tensor]:

@@ -36,12 +36,14 @@ class Objective(Protocol):
 KINDS = {"pretrain": Pretrain}
 
 
-def build_objective(config: ObjectiveConfig, document_mask: bool) -> Objective:
-    """Return the objective of that name.
-
-    Raises:
-        UserError: there is none.
-    """
+def check_objective(config: ObjectiveConfig) -> None:
+    """Raise UserError for an objective that there isn't, or settings outside their range."""
     if config.kind not in KINDS:
         raise UserError(f"objective.kind={config.kind}: there are {', '.join(KINDS)}")
+    if config.z_loss < 0:
+        raise UserError(f"objective.z_loss={config.z_loss} must not be below 0")
+
+
+def build_objective(config: ObjectiveConfig, document_mask: bool) -> Objective:
+    """Return the objective of that name; `config` must be checked."""
     return KINDS[config.kind](config.z_loss, document_mask)

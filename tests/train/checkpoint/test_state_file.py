@@ -1,0 +1,56 @@
+"""The state file: by parameter, readable by any safetensors reader, any range of it at a time."""
+
+from __future__ import annotations
+
+import pytest
+import safetensors.torch
+import torch
+
+from data_pipeline.foundation.files import file_hash
+from train.checkpoint.state_file import MASTER, PieceRange, StateFile, write_state_file
+
+WEIGHT = torch.arange(24, dtype=torch.float32).reshape(4, 6)
+PIECES = [
+    (PieceRange("blocks.0.up.weight", MASTER, 6, 18, (4, 6)), WEIGHT.flatten()[6:18]),
+    (PieceRange("blocks.0.up.weight", "exp_avg", 6, 18, (4, 6)), -WEIGHT.flatten()[6:18]),
+    (PieceRange("norm.weight", MASTER, 0, 3, (3,)), torch.tensor([0.5, float("inf"), 1e-40])),
+]
+
+
+def test_any_safetensors_reader_opens_it(tmp_path):
+    path = tmp_path / "state.safetensors"
+    size, digest = write_state_file(path, PIECES)
+    assert (size, digest) == (path.stat().st_size, file_hash(path))
+    tensors = safetensors.torch.load_file(path)
+    assert set(tensors) == {"blocks.0.up.weight/master", "blocks.0.up.weight/exp_avg", "norm.weight/master"}
+    for piece, values in PIECES:
+        assert tensors[piece.key].dtype == torch.float32 and torch.equal(tensors[piece.key], values)
+
+
+def test_the_global_ranges_are_in_the_header(tmp_path):
+    write_state_file(tmp_path / "state.safetensors", PIECES)
+    assert StateFile(tmp_path / "state.safetensors").pieces == [piece for piece, _ in PIECES]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(6, 18), (6, 7), (17, 18), (9, 14)])
+def test_any_range_within_a_piece_can_be_read(tmp_path, start, stop):
+    write_state_file(tmp_path / "state.safetensors", PIECES)
+    file = StateFile(tmp_path / "state.safetensors")
+    assert torch.equal(file.read(file.pieces[1], start, stop), -WEIGHT.flatten()[start:stop])
+
+
+def test_views_and_other_formats_are_written_as_float32(tmp_path):
+    path = tmp_path / "state.safetensors"
+    strided = WEIGHT.t().to(torch.bfloat16).requires_grad_()[:, 1]
+    write_state_file(path, [(PieceRange("w", MASTER, 0, 6, (6,)), strided)])
+    assert torch.equal(safetensors.torch.load_file(path)["w/master"], WEIGHT[1])
+
+
+def test_a_rank_that_holds_nothing_writes_an_empty_file(tmp_path):
+    write_state_file(tmp_path / "state.safetensors", [])
+    assert StateFile(tmp_path / "state.safetensors").pieces == []
+
+
+def test_values_that_do_not_fill_their_range_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"norm.weight/master: 2 values for a range of 3"):
+        write_state_file(tmp_path / "state.safetensors", [(PIECES[2][0], torch.zeros(2))])

@@ -1,0 +1,119 @@
+"""Trainings through DeepSpeed, run once per session in three starts, for all tests that compare them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import run_command, torchrun
+
+STAGES = range(4)
+Results = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Results by world size and plan, and the folder with their checkpoints."""
+
+    folder: Path
+    by_ranks: dict[int, Results]
+
+    def losses(self, ranks: int, name: str) -> dict[int, float]:
+        return {int(step): loss for step, loss in self.by_ranks[ranks][name]["losses"].items()}
+
+    def checkpoint(self, kind: str, step: int) -> Path:
+        return self.folder / kind / f"step-{step:08d}"
+
+
+@pytest.fixture(scope="session")
+def trainings(tmp_path_factory: pytest.TempPathFactory, small_dataset: Path) -> Trainings:
+    folder = tmp_path_factory.mktemp("trainings")
+    shutil.copytree(small_dataset / "tokenizer", folder / "tokenizer")
+    by_ranks = {
+        1: run_plans(folder, 1, alone(folder)),
+        2: run_plans(folder, 2, together(folder)),
+    }
+    by_ranks[1] |= run_plans(folder, 1, alone_again(folder))
+    return Trainings(folder, by_ranks)
+
+
+def run_plans(folder: Path, ranks: int, plans: list[dict[str, Any]]) -> Results:
+    (folder / "plans.json").write_text(json.dumps(plans))
+    script = str(Path(__file__).with_name("engine_runs.py"))
+    finished = run_command(torchrun(ranks, script, "plans.json", "results.json"), folder)
+    assert finished.code == 0, finished.err
+    return json.loads((folder / "results.json").read_text())
+
+
+def alone(folder: Path) -> list[dict[str, Any]]:
+    """Plans for one process."""
+    return [
+        *everything_resumed(folder, 1),
+        *({"name": f"activation checkpointing {stage}", "stage": stage, "activation_checkpointing": True}
+          for stage in (0, 3)),
+        *with_overlap(),
+        *in_bf16(),
+        {"name": "offload 3", "stage": 3, "zero": {"offload_optimizer": True, "offload_parameters": True}},
+        {"name": "micro 8", "micro": 8},
+        full_disk(folder, 1),
+    ]  # fmt: skip
+
+
+def together(folder: Path) -> list[dict[str, Any]]:
+    """Plans for two processes, some of which go on from what one process saved."""
+    return [
+        *everything_resumed(folder, 2),
+        *with_overlap(),
+        *in_bf16(),
+        *({"name": f"offload {stage}", "stage": stage, "zero": {"offload_optimizer": True}} for stage in (1, 2)),
+        *({"name": f"grown {stage}", "stage": stage, "steps": 50, "load": f"{folder}/1-{stage}/step-00000020"}
+          for stage in STAGES),
+        {"name": "0 to 3", "stage": 3, "steps": 30, "load": f"{folder}/1-0/step-00000020",
+         "save_at": {"30": f"{folder}/chain"}},
+        full_disk(folder, 2),
+    ]  # fmt: skip
+
+
+def alone_again(folder: Path) -> list[dict[str, Any]]:
+    """Plans for one process that go on from what two saved."""
+    return [
+        *({"name": f"shrunk {stage}", "stage": stage, "steps": 50, "load": f"{folder}/2-{stage}/step-00000020"}
+          for stage in STAGES),
+        {"name": "3 to 1", "stage": 1, "steps": 40, "load": f"{folder}/chain/step-00000030",
+         "save_at": {"40": f"{folder}/chain"}},
+        {"name": "1 to 2", "stage": 2, "steps": 50, "micro": 4, "load": f"{folder}/chain/step-00000040"},
+    ]  # fmt: skip
+
+
+def everything_resumed(folder: Path, ranks: int) -> list[dict[str, Any]]:
+    plans = []
+    for stage in STAGES:
+        whole, resumed = f"{folder}/{ranks}-{stage}", f"{folder}/{ranks}-{stage}-resumed"
+        saves = {"20": whole, "50": whole}
+        plans.append({"name": f"stage {stage}", "stage": stage, "steps": 50, "save_at": saves})
+        load = f"{whole}/step-00000020"
+        plans.append(
+            {"name": f"resumed {stage}", "stage": stage, "steps": 50, "load": load, "save_at": {"50": resumed}}
+        )
+    return plans
+
+
+def with_overlap() -> list[dict[str, Any]]:
+    return [
+        {"name": f"overlap {stage}", "stage": stage, "zero": {"overlap_communication": True}} for stage in STAGES[1:]
+    ]
+
+
+def in_bf16() -> list[dict[str, Any]]:
+    return [{"name": f"bf16 {stage}", "stage": stage, "precision": "bf16"} for stage in STAGES[1:]]
+
+
+def full_disk(folder: Path, ranks: int) -> dict[str, Any]:
+    """A disk that is full for the last rank alone, between two good checkpoints."""
+    to = f"{folder}/{ranks}-full-disk"
+    return {"name": "full disk", "stage": ranks - 1, "save_at": {"4": to, "8": to}, "full_disk_at": {"6": to},
+            "full_disk_ranks": [ranks - 1]}  # fmt: skip

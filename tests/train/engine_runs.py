@@ -1,0 +1,152 @@
+"""Trains small models under a launcher, as a list of plans in JSON says, and writes down every loss.
+
+Usage: torchrun --nproc-per-node N engine_runs.py PLANS.json RESULTS.json
+
+All plans run one after another in the same processes: starting DeepSpeed costs more than training here.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_pipeline.foundation.errors import Failure
+from data_pipeline.loader import Batch
+from train.batch import BatchConfig, plan_batch
+from train.checkpoint.load import load_checkpoint
+from train.checkpoint.pieces import optimizer_steps
+from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of, save_checkpoint
+from train.deepspeed_settings import ZeroConfig
+from train.distributed import ClusterConfig, World, join_world, leave_world
+from train.engine import Engine
+from train.model.transformer import TransformerConfig
+from train.objective import ObjectiveConfig, build_objective
+from train.optimizer import OptimizerConfig
+from train.precision import PrecisionConfig
+
+SEED, LENGTH, SEQUENCES, VOCABULARY = 5, 32, 8, 128
+MODEL = TransformerConfig(width=64, layers=2, heads=4, key_value_heads=2, hidden_width=96, maximum_length=64).resolve(
+    VOCABULARY
+)
+OPTIMIZER = OptimizerConfig(learning_rate=4e-3, clip_norm=1.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training.
+
+    Args:
+        steps: number of the last step; they count from 1.
+        micro: sequences of a forward pass; the batch has 8.
+        save_at: per step, the folder of checkpoints that one is written into.
+        load: checkpoint to go on from.
+        full_disk_at: at these steps, a checkpoint is tried while files can't grow, on the ranks of `full_disk_ranks`.
+    """
+
+    name: str
+    stage: int = 0
+    steps: int = 12
+    micro: int = 2
+    precision: str = "fp32"
+    activation_checkpointing: bool = False
+    zero: dict[str, Any] = field(default_factory=dict)
+    save_at: dict[str, str] = field(default_factory=dict)
+    load: str | None = None
+    full_disk_at: dict[str, str] = field(default_factory=dict)
+    full_disk_ranks: list[int] = field(default_factory=list)
+
+
+def rate(step: int) -> float:
+    return OPTIMIZER.learning_rate * min(1.0, step / 10)
+
+
+def whole_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a step's inputs and targets, the same everywhere: a pattern to learn, and very unequal masks."""
+    generator = torch.Generator().manual_seed(step)
+    first = torch.randint(VOCABULARY, (SEQUENCES, 1), generator=generator)
+    steps = torch.randint(1, 4, (SEQUENCES, LENGTH), generator=generator)
+    tokens = torch.cat((first, first + steps.cumsum(1)), dim=1) % VOCABULARY
+    targets = tokens[:, 1:].clone()
+    # The first sequences count few targets, so a mean of means is not the mean.
+    targets[0, 3:] = -1
+    targets[1, :-5] = -1
+    return tokens[:, :-1].contiguous(), targets
+
+
+def my_batches(step: int, world: World, micro: int) -> list[Batch]:
+    tokens, targets = whole_batch(step)
+    share = SEQUENCES // world.size
+    first = world.rank * share
+    ends = [[LENGTH]] * micro
+    return [
+        Batch(tokens[at : at + micro], targets[at : at + micro], ends, range(at, at + micro))
+        for at in range(first, first + share, micro)
+    ]
+
+
+def train(plan: Plan, world: World) -> dict[str, Any]:
+    engine = Engine(
+        MODEL,
+        SEED,
+        world,
+        plan_batch(BatchConfig(SEQUENCES, plan.micro), world.size),
+        ZeroConfig(**{"stage": plan.stage, "reduce_bucket": 20_000, "gather_bucket": 20_000, **plan.zero}),
+        PrecisionConfig(plan.precision),
+        OPTIMIZER,
+        plan.activation_checkpointing,
+    )
+    objective = build_objective(ObjectiveConfig(), False)
+    result: dict[str, Any] = {"losses": {}, "norms": {}, "targets": {}, "checkpoints": {}, "refused": {}}
+    first = load_checkpoint(engine, Path(plan.load)).step if plan.load else 0
+    for step in range(first + 1, plan.steps + 1):
+        done = engine.train_step(my_batches(step, world, plan.micro), objective, rate(step))
+        result["losses"][step], result["norms"][step] = done.loss, done.gradient_norm
+        result["targets"][step] = done.targets
+        if folder := plan.save_at.get(str(step)):
+            result["checkpoints"][step] = str(save(engine, step, folder))
+        if folder := plan.full_disk_at.get(str(step)):
+            result["refused"][step] = refused_save(engine, step, folder, world.rank in plan.full_disk_ranks)
+    engine.close()
+    return result
+
+
+def save(engine: Engine, step: int, folder: str) -> Path:
+    state = TrainerState(step, step * SEQUENCES, 0, optimizer_steps(engine), loss_scaler_of(engine))
+    tokenizer = Path(folder).parent / "tokenizer"
+    context = CheckpointContext(Path(folder), tokenizer, {"model": vars(MODEL), "sequence_length": LENGTH}, "d", "c")
+    return save_checkpoint(engine, state, context)
+
+
+def refused_save(engine: Engine, step: int, folder: str, here: bool) -> str:
+    """Save while no file may grow beyond 100 kB on this rank; return what the failure says."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if here:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        save(engine, step, folder)
+    except Failure as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    return ""
+
+
+def main() -> None:
+    plans, results = Path(sys.argv[1]), Path(sys.argv[2])
+    world = join_world(ClusterConfig(threads=1, timeout_seconds=120))
+    try:
+        done = {plan["name"]: train(Plan(**plan), world) for plan in json.loads(plans.read_text())}
+    finally:
+        leave_world()
+    if world.is_main:
+        results.write_text(json.dumps(done))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""At every ZeRO stage and world size, training computes what a plain PyTorch loop computes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from engine_runs import MODEL, OPTIMIZER, SEED, rate, whole_batch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+
+from train.model.initialisation import initialise_weights
+from train.model.transformer import Transformer
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[dict[int, float], dict[int, float]]:
+    """Losses and gradient norms of 50 steps over the whole batch at once: logits, cross_entropy, clip, AdamW."""
+    model = Transformer(MODEL)
+    initialise_weights(model, MODEL, SEED)
+    named = dict(model.named_parameters())
+    matrices = [p for name, p in named.items() if p.dim() == 2 and name != "embedding.weight"]
+    others = [p for name, p in named.items() if p.dim() == 1 or name == "embedding.weight"]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, foreach=False)
+    losses, norms = {}, {}
+    for step in range(1, 51):
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step)
+        tokens, targets = whole_batch(step)
+        loss = cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), ignore_index=-1)
+        optimizer.zero_grad()
+        loss.backward()
+        norms[step] = float(clip_grad_norm_(model.parameters(), OPTIMIZER.clip_norm))
+        optimizer.step()
+        losses[step] = loss.item()
+    return losses, norms
+
+
+def test_the_reference_starts_at_chance_learns_and_is_clipped(plain):
+    losses, norms = plain
+    assert abs(losses[1] - math.log(MODEL.vocabulary_size)) < 0.4
+    assert losses[50] < 2.0
+    assert max(norms.values()) > OPTIMIZER.clip_norm
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("stage", range(4))
+def test_fifty_steps_are_those_of_plain_pytorch(trainings, plain, stage, ranks):
+    losses, norms = plain
+    assert trainings.losses(ranks, f"stage {stage}") == pytest.approx(losses, abs=2e-5)
+    measured = {int(step): norm for step, norm in trainings.by_ranks[ranks][f"stage {stage}"]["norms"].items()}
+    assert measured == pytest.approx(norms, rel=1e-4)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_targets_are_counted_over_all_ranks_and_micro_batches(trainings, ranks):
+    counted = trainings.by_ranks[ranks]["stage 1"]["targets"]
+    assert counted["1"] == int((whole_batch(1)[1] >= 0).sum())
+
+
+def test_the_micro_batch_does_not_change_what_is_learnt(trainings, plain):
+    assert trainings.losses(1, "micro 8") == pytest.approx(first_steps(plain[0]), abs=2e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_activation_checkpointing_changes_nothing_at_all(trainings, stage):
+    stored = first_steps(trainings.losses(1, f"stage {stage}"))
+    assert trainings.losses(1, f"activation checkpointing {stage}") == stored
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_overlapped_communication_computes_the_same(trainings, plain, stage, ranks):
+    assert trainings.losses(ranks, f"overlap {stage}") == pytest.approx(first_steps(plain[0]), abs=2e-5)
+
+
+@pytest.mark.parametrize(("stage", "ranks"), [(1, 2), (2, 2), (3, 1)])
+def test_offloaded_state_computes_the_same(trainings, plain, stage, ranks):
+    assert trainings.losses(ranks, f"offload {stage}") == pytest.approx(first_steps(plain[0]), abs=2e-5)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bf16_stays_close_to_fp32(trainings, plain, stage, ranks):
+    losses = trainings.losses(ranks, f"bf16 {stage}")
+    assert losses == pytest.approx(first_steps(plain[0]), abs=0.02)
+    assert losses != pytest.approx(first_steps(plain[0]), abs=1e-5), "that was float32"
+
+
+def first_steps(losses: dict[int, float], count: int = 12) -> dict[int, float]:
+    return {step: loss for step, loss in losses.items() if step <= count}
