@@ -22,7 +22,7 @@ class ClusterConfig:
     Args:
         kind: `local`: the processes that are there; one without a launcher, or torchrun's or deepspeed's.
         timeout_seconds: how long a process waits for the others in a collective before it gives up.
-        threads: CPU threads of each process; None for an equal share of the machine's cores.
+        threads: CPU threads of each process; None for OMP_NUM_THREADS, or an equal share of the machine's cores.
     """
 
     kind: str = "local"
@@ -134,6 +134,17 @@ def join_world(config: ClusterConfig) -> World:
                 )
         distributed.init_process_group(backend, timeout=timeout)
     return World(rank, local_rank, size, device)
+
+
+def _fair_threads(size: int) -> int:
+    """Return this process's share of the cores it may use.
+
+    OMP_NUM_THREADS counts only without a launcher: torchrun sets it to 1 where the user has said nothing.
+    """
+    if size == 1 and os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        return max(1, int(os.environ["OMP_NUM_THREADS"]))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // _from_environment("LOCAL_WORLD_SIZE", size))
 
 
 def leave_world() -> None:

@@ -42,17 +42,23 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 def measured_peak(dtype: torch.dtype, size: int = CPU_PROBE, seconds: float = PROBE_SECONDS) -> float:
-    """Return the best rate of a square matrix product on this CPU, in operations per second.
+    """Return the rate of a square matrix product on this process's CPU threads, in operations per second.
 
-    The best of many short products: on a machine with other work, few of them run undisturbed.
+    One thread's best of many short products, times the threads. Threads measured together would wait for each other on
+    a machine with other work, and the peak would come out below what training then reaches.
     """
+    threads = torch.get_num_threads()
     a = torch.ones(size, size, dtype=dtype)
     best = float("inf")
-    deadline = time.perf_counter() + seconds
-    while (start := time.perf_counter()) < deadline or best == float("inf"):
-        a @ a
-        best = min(best, time.perf_counter() - start)
-    return 2.0 * size**3 / best
+    torch.set_num_threads(1)
+    try:
+        deadline = time.perf_counter() + seconds
+        while (start := time.perf_counter()) < deadline or best == float("inf"):
+            a @ a
+            best = min(best, time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return threads * 2.0 * size**3 / best
 
 
 def slow_format_warning(device: torch.device, precision: str) -> str | None:
