@@ -12,9 +12,9 @@ from data_pipeline.foundation.verb import Request, Verb
 
 def run(request: Request) -> int:
     """Compose, check, and unless it is a dry run, train. Returns the exit code."""
-    # Read once, when torch is loaded. OpenMP's threads otherwise spin while they wait for each other, and on a machine
-    # with other work two of them were measured to take five times as long as one.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read once, when torch is loaded. OpenMP's threads otherwise spin for a millisecond while they wait for each other,
+    # and on a machine with other work two of them were measured to take five times as long as one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
     from data_pipeline.foundation.configuration import compose_configuration
     from train.schemas import register_schemas

@@ -162,7 +162,7 @@ VERB = Verb(
     examples=(
         "headrace evaluate source=runs/demo",
         "headrace evaluate source=runs/demo text=README.md --json",
-        "headrace evaluate source=runs/demo/checkpoints/step-00000800 data=datasets/python_docs overlap=128",
+        "headrace evaluate source=runs/demo/checkpoints/step-00000600 data=datasets/python_docs overlap=128",
     ),
     flags=("--json",),
 )
