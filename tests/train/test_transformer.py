@@ -65,7 +65,7 @@ def hugging_face_twin(model: Transformer) -> tuple[torch.nn.Module, dict[str, st
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
         num_key_value_heads=config.key_value_heads,
-        head_dim=config.head_width,
+        head_dim=config.width_of_head,
         max_position_embeddings=config.maximum_length,
         rms_norm_eps=config.norm_epsilon,
         tie_word_embeddings=config.tied_embeddings,
@@ -233,7 +233,7 @@ def test_flops_per_token_are_those_that_pytorch_counts(config):
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         cross_entropy(model(tokens).flatten(0, 1), targets.flatten()).backward()
     resolved = model.config
-    causal_half = 6 * resolved.layers * resolved.heads * resolved.head_width * LENGTH
+    causal_half = 6 * resolved.layers * resolved.heads * resolved.width_of_head * LENGTH
     counted = counter.get_total_flops() / (sequences * LENGTH) - causal_half
     assert resolved.flops_per_token(LENGTH) == pytest.approx(counted, rel=1e-6)
 
