@@ -107,9 +107,7 @@ def join_world(config: ClusterConfig) -> World:
         Failure: there are fewer GPUs than local ranks.
     """
     rank, local_rank, size = _from_environment("RANK", 0), _from_environment("LOCAL_RANK", 0), launched_size()
-    torch.set_num_threads(
-        config.threads or max(1, (os.cpu_count() or 1) // _from_environment("LOCAL_WORLD_SIZE", size))
-    )
+    torch.set_num_threads(config.threads or _fair_threads(size))
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
             raise Failure(

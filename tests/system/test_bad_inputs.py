@@ -239,8 +239,10 @@ def test_a_mistake_under_a_launcher_is_said_once(small_dataset, tmp_path):
 
 
 def test_interrupted_before_it_starts_it_says_so(tmp_path):
+    # A shell's background jobs are started with the signal ignored; a foreground one, as here, is not.
     code = (
-        "import dataclasses, os, signal, sys; import train.__main__ as train;"
+        "import dataclasses, os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "import train.__main__ as train;"
         "verb = dataclasses.replace(train.VERB, run=lambda request: os.kill(os.getpid(), signal.SIGINT));"
         "sys.exit(verb.main([]))"
     )
