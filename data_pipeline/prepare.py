@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from data_pipeline.foundation.verb import Request, Verb
 from data_pipeline.manifest import FILE_NAME, FORMAT_VERSION, Manifest, dataset_fingerprint, load_manifest
 from data_pipeline.parallel import Workers
 from data_pipeline.readers import Corpus, corpus_name, open_corpus
+from data_pipeline.readers.document import Document
 from data_pipeline.tokenizer import SMALLEST_SAMPLE, BpeConfig, Tokenizer, load_tokenizer, sample_texts, train_tokenizer
 from data_pipeline.writer import DatasetWriter
 
@@ -60,6 +62,23 @@ class PrepareConfig:
     overwrite: bool = False
 
 
+class Reading:
+    """All documents of a corpus, and what was left out on the way."""
+
+    def __init__(self, corpus: Corpus):
+        self.corpus, self.units = corpus, corpus.units()
+        self.dropped: Counter[str] = Counter()
+
+    def documents(self) -> Iterator[Document]:
+        self.dropped.clear()
+        for unit in self.units:
+            for item in self.corpus.read(unit):
+                if isinstance(item, Document):
+                    yield item
+                else:
+                    self.dropped[item.reason] += 1
+
+
 def prepare(config: PrepareConfig) -> Manifest:
     """Make the dataset folder of a configuration, or find that it is there already.
 
@@ -71,7 +90,7 @@ def prepare(config: PrepareConfig) -> Manifest:
     check_settings(config)
     output = Path(os.path.abspath(config.output))
     with Workers(config.workers or _cores()) as workers:
-        corpus = open_corpus(config.corpus, workers)
+        corpus = Reading(open_corpus(config.corpus))
         settings = content_settings(config, corpus)
         if existing := find_existing(output, settings, config.overwrite):
             return existing
@@ -103,9 +122,9 @@ def check_settings(config: PrepareConfig) -> None:
         )
 
 
-def content_settings(config: PrepareConfig, corpus: Corpus) -> dict[str, Any]:
+def content_settings(config: PrepareConfig, corpus: Reading) -> dict[str, Any]:
     """Return every setting that has an influence on the content, with a hash of all that is read."""
-    files = [input_file.path for input_file in corpus.inputs()]
+    files = [Path(piece.location) for unit in corpus.units for piece in unit.pieces]
     if not isinstance(config.tokenizer, BpeConfig):
         path = Path(config.tokenizer.path)
         load_tokenizer(path, config.tokenizer.end_of_document)
@@ -173,7 +192,7 @@ def staging(output: Path) -> Iterator[Path]:
         raise
 
 
-def make_tokenizer(config: PrepareConfig, corpus: Corpus) -> Tokenizer:
+def make_tokenizer(config: PrepareConfig, corpus: Reading) -> Tokenizer:
     """Train a tokenizer on a sample of the corpus, or load the one that is named."""
     if not isinstance(config.tokenizer, BpeConfig):
         return load_tokenizer(Path(config.tokenizer.path), config.tokenizer.end_of_document)
@@ -190,7 +209,7 @@ def make_tokenizer(config: PrepareConfig, corpus: Corpus) -> Tokenizer:
 
 
 def write_shards(
-    config: PrepareConfig, corpus: Corpus, tokenizer: Tokenizer, workers: Workers, folder: Path
+    config: PrepareConfig, corpus: Reading, tokenizer: Tokenizer, workers: Workers, folder: Path
 ) -> DatasetWriter:
     """Encode the corpus into shards, with the fast encoder for as long as it proves equal to the reference."""
     reason = why_not_fast(tokenizer, _first_texts(corpus))
@@ -205,7 +224,7 @@ def write_shards(
     return _write_shards(config, corpus, tokenizer, workers, folder, fast=False)
 
 
-def make_manifest(writer: DatasetWriter, tokenizer: Tokenizer, corpus: Corpus, settings: dict[str, Any]) -> Manifest:
+def make_manifest(writer: DatasetWriter, tokenizer: Tokenizer, corpus: Reading, settings: dict[str, Any]) -> Manifest:
     """Return the manifest of what was written."""
     dtype = _dtype(tokenizer)
     return Manifest(
@@ -247,7 +266,7 @@ def publish(staged: Path, output: Path) -> None:
 
 
 def _write_shards(
-    config: PrepareConfig, corpus: Corpus, tokenizer: Tokenizer, workers: Workers, folder: Path, fast: bool
+    config: PrepareConfig, corpus: Reading, tokenizer: Tokenizer, workers: Workers, folder: Path, fast: bool
 ) -> DatasetWriter:
     encoding = Encoding(
         folder / "tokenizer", tokenizer.fingerprint, _dtype(tokenizer), config.validation_fraction, fast
@@ -267,13 +286,13 @@ def _remove_shards(folder: Path) -> None:
         path.unlink()
 
 
-def _counted(corpus: Corpus, task: Task) -> Iterator[str]:
+def _counted(corpus: Reading, task: Task) -> Iterator[str]:
     for document in corpus.documents():
         yield document.text
         task.advance()
 
 
-def _first_texts(corpus: Corpus) -> Iterator[str]:
+def _first_texts(corpus: Reading) -> Iterator[str]:
     size = 0
     for document in corpus.documents():
         yield document.text[: PROOF_BYTES - size]
@@ -322,13 +341,11 @@ def _describe(manifest: Manifest, output: Path) -> str:
 
 def _dry_run(config: PrepareConfig, as_json: bool) -> None:
     check_settings(config)
-    with Workers(1) as workers:
-        inputs = open_corpus(config.corpus, workers).inputs()
     sources: dict[str, dict[str, int]] = {}
-    for input_file in inputs:
-        counts = sources.setdefault(input_file.source, {"files": 0, "bytes": 0})
-        counts["files"] += 1
-        counts["bytes"] += input_file.path.stat().st_size
+    for unit in open_corpus(config.corpus).units():
+        counts = sources.setdefault(unit.source, {"files": 0, "bytes": 0})
+        counts["files"] += len(unit.pieces)
+        counts["bytes"] += unit.bytes
     if as_json:
         print(json.dumps({"output": config.output, "sources": sources}))
         return

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Protocol
 
-from data_pipeline.parallel import Workers
-from data_pipeline.readers.document import Document, InputFile
+from data_pipeline.readers.document import Document, Unit, Unreadable
 from data_pipeline.readers.files import Files, FilesConfig
 from data_pipeline.readers.python_docs import PythonDocs, PythonDocsConfig
 
@@ -15,22 +13,28 @@ CORPORA: dict[str, type] = {"files": FilesConfig, "python_docs": PythonDocsConfi
 
 
 class Corpus(Protocol):
-    """Documents in a fixed order, from files that can be listed before they are read."""
+    """Documents in a fixed order, unit by unit. Cheap to make; only `units` looks for files, only `read` opens them."""
 
-    dropped: Counter[str]
+    def units(self) -> list[Unit]:
+        """Find the files, and divide them into units. Raises UserError where there are none."""
+        ...
 
-    def inputs(self) -> list[InputFile]: ...
+    def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
+        """Yield what is in a unit, holding one document (or one batch of a table) in memory.
 
-    def documents(self) -> Iterator[Document]: ...
+        Raises:
+            UserError: something can't be read, and the user has not said that it may be left out; the message names
+                the file, and the line, row or member.
+        """
+        ...
 
 
-def open_corpus(config: FilesConfig | PythonDocsConfig, workers: Workers) -> Corpus:
-    """Find a corpus's files. Raises UserError where there are none."""
+def open_corpus(config: FilesConfig | PythonDocsConfig) -> Corpus:
     match config:
         case FilesConfig():
             return Files(config)
         case PythonDocsConfig():
-            return PythonDocs(config, workers)
+            return PythonDocs(config)
 
 
 def corpus_name(config: FilesConfig | PythonDocsConfig) -> str:

@@ -1,7 +1,8 @@
-"""A document: the unit that is read, split, tokenized and never cut."""
+"""A document: the unit that is read, cleaned, split, tokenized and never cut. And where documents are read from."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -11,17 +12,58 @@ class Document:
     Args:
         text: not empty; encodable as UTF-8.
         source: what it is counted under in the manifest.
-        key: where exactly it came from, for messages.
+        key: where exactly it came from, for messages: a file and a line, row or member in it.
+        markup: `text`, or `html` where the text of a page has still to be taken out of it.
+        language: ISO 639 code, where it has been identified.
     """
 
     text: str
     source: str
     key: str
+    markup: str = "text"
+    language: str | None = None
 
 
 @dataclass(frozen=True)
-class InputFile:
-    """A file that a corpus reads, and the source under which its documents are counted."""
+class Unreadable:
+    """Something in a file that is no document, and was left out because the user said that it may be.
 
-    path: Path
+    Args:
+        reason: a word to count it under, such as `invalid_json`.
+        key: where it is.
+        message: what is wrong with it, for a person.
+    """
+
+    reason: str
+    key: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file, or a part of one where its format can be entered in the middle.
+
+    Args:
+        location: a path or a URL.
+        start, stop: the range, in the format's own steps (bytes, row groups); a file is read whole without `stop`.
+    """
+
+    location: str
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one process reads at a time: many small files, one file, or a part of a large one.
+
+    Which units a corpus has depends on its files alone, never on the number of processes.
+
+    Args:
+        source: under which its documents are counted.
+        bytes: of all pieces as stored, for progress.
+    """
+
     source: str
+    pieces: tuple[Piece, ...]
+    bytes: int

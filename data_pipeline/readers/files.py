@@ -5,14 +5,13 @@ from __future__ import annotations
 import glob
 import io
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from data_pipeline.foundation.errors import UserError
-from data_pipeline.readers.document import Document, InputFile
+from data_pipeline.readers.document import Document, Piece, Unit, Unreadable
 
 TEXT = (".txt", ".md")
 COMPRESSED = (".gz", ".zst")
@@ -25,6 +24,7 @@ class FilesConfig:
 
     Args:
         paths: files and glob patterns (`**` goes through folders), read in this order, each pattern's files sorted.
+        source: name under which the documents are counted, and mixed with those of other sources.
         text_field: key or column of the text in .jsonl and .parquet.
         separator: text that divides .txt and .md files into documents; a file is one document without. `\\n` is a
             line end.
@@ -32,46 +32,42 @@ class FilesConfig:
     """
 
     paths: list[str] = field(default_factory=list)
+    source: str = "text"
     text_field: str = "text"
     separator: str | None = None
     skip_invalid: bool = False
 
 
 class Files:
-    """Documents from the user's files.
-
-    Raises:
-        UserError: no paths, a path without files, a file of an unknown kind.
-    """
+    """Documents from the user's files."""
 
     def __init__(self, config: FilesConfig):
-        self.dropped: Counter[str] = Counter()
         self._config = config
         self._separator = (config.separator or "").replace("\\n", "\n")
-        self._inputs = _find(config.paths)
 
-    def inputs(self) -> list[InputFile]:
-        return self._inputs
+    def units(self) -> list[Unit]:
+        """Raises UserError: no paths, a path without files, a file of an unknown kind."""
+        return _find(self._config.paths, self._config.source)
 
-    def documents(self) -> Iterator[Document]:
-        """Yield every document, in a fixed order, holding one in memory (or one Parquet batch).
+    def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
+        """Yield a unit's documents.
 
         Raises:
             UserError: something can't be read; the message names the file, and the line where there are lines.
         """
-        self.dropped.clear()
-        for input_file in self._inputs:
-            path = input_file.path
+        for path in (Path(piece.location) for piece in unit.pieces):
             try:
-                for number, text in self._texts(path):
-                    if text.strip():
-                        yield Document(text, input_file.source, f"{path}:{number}")
+                for item in self._items(path):
+                    if isinstance(item, Unreadable):
+                        yield item
+                    elif item[1].strip():
+                        yield Document(item[1], unit.source, f"{path}:{item[0]}")
                     else:
-                        self.dropped["empty"] += 1
+                        yield Unreadable("empty", f"{path}:{item[0]}", "there is no text in it")
             except OSError as error:
                 raise UserError(f"{path} can't be read: {error.strerror or error}") from None
 
-    def _texts(self, path: Path) -> Iterator[tuple[int, str]]:
+    def _items(self, path: Path) -> Iterator[_Item]:
         match _kind(path):
             case ".jsonl":
                 return self._json_lines(path)
@@ -80,15 +76,15 @@ class Files:
             case _:
                 return self._plain(path)
 
-    def _plain(self, path: Path) -> Iterator[tuple[int, str]]:
+    def _plain(self, path: Path) -> Iterator[_Item]:
         with _open(path) as file:
             decoded = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
             try:
                 yield from enumerate(_split(decoded, self._separator) if self._separator else [decoded.read()], 1)
             except UnicodeDecodeError as error:
-                self._invalid("invalid_text", f"{path}: {_where(error)}")
+                yield self._invalid("invalid_text", str(path), _where(error))
 
-    def _json_lines(self, path: Path) -> Iterator[tuple[int, str]]:
+    def _json_lines(self, path: Path) -> Iterator[_Item]:
         with _open(path) as file:
             for number, line in enumerate(file, 1):
                 if number == 1:
@@ -98,13 +94,13 @@ class Files:
                 try:
                     text = _text_of(json.loads(line), self._config.text_field)
                 except UnicodeDecodeError as error:
-                    self._invalid("invalid_text", f"{path}:{number}: {_where(error)}")
+                    yield self._invalid("invalid_text", f"{path}:{number}", _where(error))
                 except (ValueError, RecursionError) as error:
-                    self._invalid("invalid_json", f"{path}:{number}: not a line of JSON with text: {error}")
+                    yield self._invalid("invalid_json", f"{path}:{number}", f"not a line of JSON with text: {error}")
                 else:
                     yield number, text
 
-    def _parquet(self, path: Path) -> Iterator[tuple[int, str]]:
+    def _parquet(self, path: Path) -> Iterator[_Item]:
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
@@ -124,42 +120,42 @@ class Files:
                         try:
                             text = value.as_py()
                         except UnicodeDecodeError as error:
-                            self._invalid("invalid_text", f"{path}, row {number}: {_where(error)}")
+                            yield self._invalid("invalid_text", f"{path}, row {number}", _where(error))
                             continue
                         if text is None:
-                            self._invalid("no_text", f"{path}, row {number}: `{name}` is null")
+                            yield self._invalid("no_text", f"{path}, row {number}", f"`{name}` is null")
                         else:
                             yield number, text
         except pa.ArrowException as error:
             raise UserError(f"{path} is not a Parquet file that can be read: {error}") from None
 
-    def _invalid(self, reason: str, message: str) -> None:
+    def _invalid(self, reason: str, key: str, message: str) -> Unreadable:
         if not self._config.skip_invalid:
-            raise UserError(f"{message}; mend it, or leave such texts out with corpus.skip_invalid=true")
-        self.dropped[reason] += 1
+            raise UserError(f"{key}: {message}; mend it, or leave such texts out with corpus.skip_invalid=true")
+        return Unreadable(reason, key, message)
 
 
+_Item = tuple[int, str] | Unreadable
 _FIELD_HINT = "name the one with the text by corpus.text_field=NAME"
 
 
-def _find(paths: list[str]) -> list[InputFile]:
+def _find(paths: list[str], source: str) -> list[Unit]:
     if not paths:
         raise UserError("corpus.paths is empty: give the files to read, such as corpus.paths=['texts/*.jsonl.gz']")
-    found: dict[Path, InputFile] = {}
+    found: dict[Path, None] = {}
     for pattern in paths:
         matches = _matches(pattern)
         if not matches:
             hint = f"; for a folder's files write '{pattern}/**/*.txt'" if Path(pattern).is_dir() else ""
             raise UserError(f"corpus.paths: no file matches {pattern}{hint}")
-        for path in matches:
-            found.setdefault(path, InputFile(path, pattern))
+        found |= dict.fromkeys(matches)
     for path in found:
         if _kind(path) not in (*TEXT, ".jsonl", ".parquet"):
             raise UserError(
                 f"{path}: can't tell what kind of file this is; known are .txt, .md and .jsonl (also with "
                 f"{' or '.join(COMPRESSED)}) and .parquet"
             )
-    return list(found.values())
+    return [Unit(source, (Piece(str(path)),), path.stat().st_size) for path in found]
 
 
 def _matches(pattern: str) -> list[Path]:

@@ -7,25 +7,20 @@ large packages, found by parsing their source. Nothing is imported, so nothing o
 from __future__ import annotations
 
 import ast
-import functools
 import gc
 import importlib.machinery
-import itertools
 import os
 import sysconfig
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_pipeline.foundation.errors import UserError
-from data_pipeline.parallel import Workers
-from data_pipeline.readers.document import Document, InputFile
+from data_pipeline.readers.document import Document, Piece, Unit, Unreadable
 
 SKIPPED_FOLDERS = {"test", "tests", "testing", "idle_test", "site-packages", "dist-packages", "_vendor", "__pycache__"}
 TOPICS = "pydoc_data.topics"
-MODULES_PER_TASK = 16
 
 
 @dataclass
@@ -33,114 +28,97 @@ class PythonDocsConfig:
     """Settings of the `python_docs` corpus.
 
     Args:
-        packages: installed packages whose docstrings follow those of the standard library.
-        maximum_bytes: where to stop, in UTF-8 bytes of text.
+        packages: installed packages whose docstrings follow those of the standard library, each a source of its own.
+        maximum_bytes: where to stop within a source, in UTF-8 bytes of text.
     """
 
     packages: list[str] = field(default_factory=list)
-    maximum_bytes: int = 12_000_000
-
-
-@dataclass(frozen=True)
-class _Module:
-    name: str
-    path: Path
+    maximum_bytes: int = 6_000_000
 
 
 class PythonDocs:
-    """One document per topic and per module, in a fixed order; a docstring that came before is not repeated.
+    """One document per topic and per module, in a fixed order; a docstring is not repeated within its source."""
 
-    Raises:
-        UserError: a package isn't installed, or this Python has no source at all.
-    """
+    def __init__(self, config: PythonDocsConfig):
+        self._config = config
 
-    def __init__(self, config: PythonDocsConfig, workers: Workers):
-        self.dropped: Counter[str] = Counter()
-        self._config, self._workers = config, workers
-        self._modules: list[tuple[str, _Module]] = []
-        library = Path(sysconfig.get_paths()["stdlib"])
-        self._modules += [("python", module) for module in _modules_under(library, "")]
-        # The language reference comes first, so that a small maximum_bytes still has prose.
-        self._modules.sort(key=lambda entry: entry[1].name != TOPICS)
-        for package in config.packages:
-            self._modules += [(package, module) for module in _modules_under(_package_folder(package), package)]
-        if not self._modules:
-            raise UserError(f"this Python has no source under {library}: take another corpus, with corpus=files")
+    def units(self) -> list[Unit]:
+        """Return one unit per source.
 
-    def inputs(self) -> list[InputFile]:
-        return [InputFile(module.path, source) for source, module in self._modules]
+        Raises:
+            UserError: a package isn't installed, or this Python has no source at all.
+        """
+        found = [_unit(source) for source in ("python", *self._config.packages)]
+        if not found[0].pieces:
+            raise UserError(f"this Python has no source under {_folder('python')}: take another corpus: corpus=files")
+        return found
 
-    def documents(self) -> Iterator[Document]:
-        """Yield the documents; they are parsed once and kept, no more than `maximum_bytes` of them."""
-        yield from self._documents
-
-    @functools.cached_property
-    def _documents(self) -> list[Document]:
-        documents: list[Document] = []
+    def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
         known: set[str] = set()
         size = 0
-        modules = [module for _, module in self._modules]
-        chunks = [modules[start : start + MODULES_PER_TASK] for start in range(0, len(modules), MODULES_PER_TASK)]
-        read = itertools.chain.from_iterable(self._workers.map(_read_modules, chunks))
-        for (source, module), sections in zip(self._modules, read):
-            for text in _texts(module, sections, known):
+        for path in (Path(piece.location) for piece in unit.pieces):
+            name = _module_name(path, unit.source)
+            for text in _texts(name, _read_module(name, path), known):
                 size += len(text.encode())
                 if size > self._config.maximum_bytes:
-                    return documents
-                documents.append(Document(text, source, module.name))
-        return documents
+                    return
+                yield Document(text, unit.source, name)
 
 
-def _package_folder(name: str) -> Path:
+def _unit(source: str) -> Unit:
+    folder = _folder(source)
+    paths = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
+        paths += [Path(parent, file) for file in files if file.endswith(".py")]
+    # The language reference comes first, so that a small maximum_bytes still has prose.
+    names = {path: _module_name(path, source) for path in paths}
+    paths.sort(key=lambda path: (names[path] != TOPICS, names[path], path))
+    return Unit(source, tuple(Piece(str(path)) for path in paths), sum(path.stat().st_size for path in paths))
+
+
+def _folder(source: str) -> Path:
+    if source == "python":
+        return Path(sysconfig.get_paths()["stdlib"])
     # Asks the finder on sys.path and never imports: a dotted name would import its parents.
-    spec = importlib.machinery.PathFinder.find_spec(name) if name.isidentifier() else None
+    spec = importlib.machinery.PathFinder.find_spec(source) if source.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"corpus.packages: there is no installed package `{name}`")
+        raise UserError(f"corpus.packages: there is no installed package `{source}`")
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _modules_under(folder: Path, package: str) -> list[_Module]:
-    modules = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
-        for path in (Path(parent, file) for file in files if file.endswith(".py")):
-            parts = path.relative_to(folder).with_suffix("").parts
-            name = ".".join((package, *parts) if package else parts).removesuffix(".__init__")
-            modules.append(_Module(name, path))
-    return sorted(modules, key=lambda module: (module.name, module.path))
+def _module_name(path: Path, source: str) -> str:
+    parts = path.relative_to(_folder(source)).with_suffix("").parts
+    return ".".join(parts if source == "python" else (source, *parts)).removesuffix(".__init__")
 
 
 # A heading, such as `class Fraction(numbers.Rational)`, and the docstring under it.
 Section = tuple[str, str]
 
 
-def _texts(module: _Module, sections: list[Section], known: set[str]) -> Iterator[str]:
+def _texts(module: str, sections: list[Section], known: set[str]) -> Iterator[str]:
     """Yield the module's documents: its sections behind one another, or each on its own for the topics."""
     fresh = []
     for heading, text in sections:
         if text not in known:
             known.add(text)
             fresh.append(f"{heading}\n\n{text}\n")
-    if module.name == TOPICS:
+    if module == TOPICS:
         yield from fresh
     elif fresh:
         yield "\n\n".join(fresh)
 
 
-def _read_modules(modules: list[_Module]) -> list[list[Section]]:
-    return [_read_module(module) for module in modules]
-
-
-def _read_module(module: _Module) -> list[Section]:
+def _read_module(name: str, path: Path) -> list[Section]:
     """Return the docstrings of a module's source, in the order in which they stand there."""
     try:
-        tree = _parse(module.path.read_bytes())
+        tree = _parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         # Templates and files for other versions of Python lie among the sources; they are no documentation.
         return []
-    if module.name == TOPICS:
+    if name == TOPICS:
         return _topics(tree)
-    sections = _sections(tree, f"module {module.name}", "")
+    sections = _sections(tree, f"module {name}", "")
     return [(heading, text) for heading, text in sections if _is_text(text)]
 
 

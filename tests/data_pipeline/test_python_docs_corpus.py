@@ -3,13 +3,12 @@ import sysconfig
 import pytest
 
 from data_pipeline.foundation.errors import UserError
-from data_pipeline.parallel import Workers
 from data_pipeline.readers.python_docs import PythonDocs, PythonDocsConfig
 
 
 def documents(**settings):
-    with Workers(1) as workers:
-        return list(PythonDocs(PythonDocsConfig(**settings), workers).documents())
+    corpus = PythonDocs(PythonDocsConfig(**settings))
+    return [document for unit in corpus.units() for document in corpus.read(unit)]
 
 
 @pytest.fixture
