@@ -7,14 +7,12 @@ the end of another.
 from __future__ import annotations
 
 import functools
-import heapq
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import xxhash
 from omegaconf import MISSING
 
 from data_pipeline.foundation.errors import UserError
@@ -34,7 +32,6 @@ SPLIT = (
 )
 """Where text may be cut before merging: Llama 3's pattern (Grattafiori et al. 2024), digits in threes."""
 
-PIECE_CHARACTERS = 1 << 16
 SMALLEST_SAMPLE = 1 << 20
 
 
@@ -49,6 +46,13 @@ class BpeConfig:
 
     vocabulary_size: int = 4096
     training_bytes: int = 16_000_000
+
+    def check(self) -> None:
+        """Raise UserError for values that can't give a tokenizer."""
+        if self.vocabulary_size < SMALLEST_VOCABULARY:
+            raise UserError(f"tokenizer.vocabulary_size={self.vocabulary_size}: bytes alone take {SMALLEST_VOCABULARY}")
+        if self.training_bytes < SMALLEST_SAMPLE:
+            raise UserError(f"tokenizer.training_bytes={self.training_bytes} must be at least {SMALLEST_SAMPLE}")
 
 
 @dataclass
@@ -152,16 +156,10 @@ def load_tokenizer(path: Path, end_of_document: str | None = None) -> Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
-    """Train a byte-level BPE (Sennrich et al. 2016, over bytes as in Radford et al. 2019); no text is unknown to it.
-
-    Raises:
-        UserError: the vocabulary is too small to hold every byte.
-    """
+    """Train a byte-level BPE (Sennrich et al. 2016, over bytes as in Radford et al. 2019); no text is unknown to it."""
     import tokenizers
     from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-    if vocabulary_size < SMALLEST_VOCABULARY:
-        raise UserError(f"tokenizer.vocabulary_size={vocabulary_size}: bytes alone take {SMALLEST_VOCABULARY}")
     backend = tokenizers.Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(SPLIT), "isolated")
     backend.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
@@ -176,33 +174,6 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     )
     backend.train_from_iterator(texts, trainer)
     return Tokenizer(backend, END_OF_DOCUMENT)
-
-
-def sample_texts(texts: Iterable[str], maximum_bytes: int) -> list[str]:
-    """Draw pieces of text evenly from all of it, in bounded memory.
-
-    Keeps the pieces with the smallest hashes, so the same text gives the same sample, whatever its order. A piece that
-    was once too many sets the bound for all that follow: where it found no room, no piece with a larger hash may.
-    """
-    kept: list[tuple[int, str]] = []
-    size, bound = 0, 2**64
-    for piece in _pieces(texts):
-        encoded = piece.encode()
-        rank = xxhash.xxh3_64_intdigest(encoded)
-        if rank >= bound:
-            continue
-        heapq.heappush(kept, (-rank, piece))
-        size += len(encoded)
-        while kept and (size > maximum_bytes or -kept[0][0] >= bound):
-            bound = min(bound, -kept[0][0])
-            size -= len(heapq.heappop(kept)[1].encode())
-    return [piece for _, piece in sorted(kept, reverse=True)]
-
-
-def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        for start in range(0, len(text), PIECE_CHARACTERS):
-            yield text[start : start + PIECE_CHARACTERS]
 
 
 def _configuration_beside(file: Path) -> dict[str, Any]:

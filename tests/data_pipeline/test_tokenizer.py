@@ -11,7 +11,7 @@ from data_pipeline.encoding import EncodersDifferError, FastEncoder, why_not_fas
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.manifest import load_manifest
 from data_pipeline.prepare import prepare
-from data_pipeline.tokenizer import load_tokenizer, sample_texts, train_tokenizer
+from data_pipeline.tokenizer import load_tokenizer, train_tokenizer
 
 TEXTS = generated_texts(200)
 TOKENIZER = train_tokenizer(TEXTS, 400)
@@ -74,14 +74,6 @@ def test_what_is_no_tokenizer_is_refused(tmp_path, content):
         load_tokenizer(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         load_tokenizer(tmp_path / "none")
-
-
-def test_the_sample_is_bounded_and_does_not_depend_on_order():
-    sample = sample_texts(TEXTS, 10_000)
-    assert sample == sample_texts(reversed(TEXTS), 10_000)
-    assert sample == sample_texts(sorted(TEXTS), 10_000)
-    assert 8_000 < sum(len(text.encode()) for text in sample) <= 10_000
-    assert sample_texts(["a" * 200_000], 10**6) and "".join(sample_texts(["a" * 200_000], 10**6)) == "a" * 200_000
 
 
 def test_the_fast_encoder_is_not_used_where_it_differs(monkeypatch):

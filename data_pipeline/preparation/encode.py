@@ -1,0 +1,170 @@
+"""Documents to tokens, part by part; duplicates stay behind. By the fast encoder for as long as it proves equal."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.markup import escape
+
+from data_pipeline.encoding import EncodersDifferError, FastEncoder, split_of, why_not_fast
+from data_pipeline.foundation.progress import say
+from data_pipeline.preparation.composition import Composition
+from data_pipeline.preparation.corpus import Corpus
+from data_pipeline.preparation.encoded_parts import EncodedDocument, place_of, write_encoded
+from data_pipeline.preparation.engine import Engine
+from data_pipeline.preparation.parts import Part
+from data_pipeline.preparation.records import has_record, read_record, write_record
+from data_pipeline.preparation.remaining import Remaining
+from data_pipeline.preparation.workplace import Workplace
+from data_pipeline.readers.document import Document, utf8_length
+from data_pipeline.tokenizer import Tokenizer, load_tokenizer
+
+PROOF_BYTES = 1 << 18
+PROOF_PARTS = 16
+"""So many parts give the text on which the fast encoder has to prove itself before it is used."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The parts of a corpus as tokens.
+
+    Args:
+        folder: of the encoded parts.
+        sources: what each source consists of, in the order in which sources were read.
+    """
+
+    folder: Path
+    parts: list[Part]
+    sources: dict[str, Composition]
+
+    def whole(self) -> Composition:
+        """Return what all sources together consist of."""
+        whole = Composition()
+        for composition in self.sources.values():
+            whole.add(composition)
+        return whole
+
+    def files(self, source: str) -> Iterator[Path]:
+        return (part.file(self.folder, ENCODED) for part in self.parts if part.source == source)
+
+
+ENCODED = ".safetensors"
+
+
+def encode_corpus(
+    place: Workplace,
+    corpus: Corpus,
+    remaining: Remaining,
+    tokenizer: Tokenizer,
+    settings: EncodeSettings,
+    engine: Engine,
+) -> Encoded:
+    """Encode what remains of all parts."""
+    difference = place.root / "encoders-differ.json"
+    reason = (
+        read_record(difference) if difference.exists() else why_not_fast(tokenizer, _proof_texts(corpus, remaining))
+    )
+    if reason is None:
+        say("encoding with fastokens: same ids as tokenizers on a sample of this corpus; spot-checked on the way")
+        task = EncodePart(remaining, place.folder("encoded-fast"), settings, difference)
+        engine.run("encoding", task, corpus.parts, corpus.megabytes())
+        if not difference.exists():
+            return _encoded(task, corpus)
+        place.remove("encoded-fast")
+        reason = f"{read_record(difference)}; all is encoded again"
+    say(escape(f"encoding with tokenizers: {reason}"))
+    task = EncodePart(remaining, place.folder("encoded"), settings)
+    engine.run("encoding", task, corpus.parts, corpus.megabytes())
+    return _encoded(task, corpus)
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """What every part's encoding has in common.
+
+    Args:
+        tokenizer: folder of the tokenizer.
+        validation_fraction: of documents, chosen by the hash of their text.
+        keep_provenance: keep where each document came from.
+    """
+
+    tokenizer: Path
+    fingerprint: str
+    dtype: str
+    validation_fraction: float
+    keep_provenance: bool
+
+
+@dataclass(frozen=True)
+class EncodePart:
+    """Encodes one part.
+
+    Args:
+        encoded: folder to write to.
+        difference: file in which the fast encoder's failure is told; None to use the reference.
+    """
+
+    remaining: Remaining
+    encoded: Path
+    settings: EncodeSettings
+    difference: Path | None = None
+
+    def record(self, part: Part) -> Path:
+        return part.file(self.encoded, ".json")
+
+    def __call__(self, part: Part) -> None:
+        if has_record(self.record(part)) or (self.difference and self.difference.exists()):
+            return
+        tokenizer, fast = _encoders(self.settings.tokenizer, self.settings.fingerprint, self.difference is not None)
+        composition, encoded = Composition(), []
+        try:
+            for documents in self.remaining.read(part):
+                texts = [document.text for _, document in documents]
+                ids = fast.encode(texts) if fast else [np.asarray(tokenizer.encode(text), np.uint32) for text in texts]
+                for (number, document), document_ids in zip(documents, ids):
+                    result = self._encoded(document, number, np.append(document_ids, tokenizer.end_of_document))
+                    composition.count(result.split, document.language, utf8_length(document.text), len(result.tokens))
+                    encoded.append(result)
+        except EncodersDifferError as error:
+            assert self.difference is not None
+            return write_record(self.difference, str(error))
+        write_encoded(part.file(self.encoded, ENCODED), encoded, tokenizer.vocabulary_size, self.settings.dtype)
+        write_record(self.record(part), asdict(composition))
+
+    def _encoded(self, document: Document, number: int, tokens: np.ndarray) -> EncodedDocument:
+        return EncodedDocument(
+            tokens=tokens.astype(self.settings.dtype),
+            split=split_of(document.text, self.settings.validation_fraction),
+            place=place_of(document.text),
+            number=number,
+            key=document.key if self.settings.keep_provenance else "",
+        )
+
+
+def _encoded(task: EncodePart, corpus: Corpus) -> Encoded:
+    sources: dict[str, Composition] = {}
+    for part in corpus.parts:
+        sources.setdefault(part.source, Composition()).add(Composition.from_json(read_record(task.record(part))))
+    return Encoded(task.encoded, corpus.parts, sources)
+
+
+def _proof_texts(corpus: Corpus, remaining: Remaining) -> Iterator[str]:
+    """Yield text from all over the corpus, PROOF_BYTES of it at the most."""
+    parts = corpus.parts[:: -(-len(corpus.parts) // PROOF_PARTS)]
+    for part in parts:
+        rest = PROOF_BYTES // len(parts)
+        for _, document in next(remaining.read(part), []):
+            if rest > 0:
+                yield document.text[:rest]
+                rest -= len(document.text)
+
+
+@functools.lru_cache(maxsize=1)
+def _encoders(folder: Path, fingerprint: str, fast: bool) -> tuple[Tokenizer, FastEncoder | None]:
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.fingerprint == fingerprint
+    return tokenizer, FastEncoder(tokenizer) if fast else None
