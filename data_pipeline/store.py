@@ -42,6 +42,12 @@ class Store:
         self._indexes: dict[int, ShardIndex] = {}
         self._tokens: dict[int, NDArray] = {}
 
+    def require_files(self) -> None:
+        """Look whether every file is there in its size, without reading any. Raises Failure where one is not."""
+        for record in self.shards:
+            for name, size in ((record.name, record.bytes), (record.index_name, record.index_bytes)):
+                self._require(self.folder / name, size)
+
     def index(self, shard: int) -> ShardIndex:
         """Return a shard's index, read when first asked for.
 
@@ -111,15 +117,21 @@ class Store:
         return self._tokens[shard]
 
     def _check(self, path: Path, size: int, digest: str) -> None:
-        mend = (
+        self._require(path, size)
+        if file_hash(path) != digest:
+            raise Failure(f"{path} is damaged: its checksum is not the manifest's; {self._mend}")
+
+    def _require(self, path: Path, size: int) -> None:
+        if not path.exists():
+            raise Failure(f"{path} is missing: {self._mend}")
+        if path.stat().st_size != size:
+            raise Failure(f"{path} has {path.stat().st_size} bytes instead of {size}: {self._mend}")
+
+    @property
+    def _mend(self) -> str:
+        return (
             f"run `headrace verify source={self.folder}` to see what else is damaged, then restore or prepare it again"
         )
-        if not path.exists():
-            raise Failure(f"{path} is missing: {mend}")
-        if path.stat().st_size != size:
-            raise Failure(f"{path} has {path.stat().st_size} bytes instead of {size}: {mend}")
-        if file_hash(path) != digest:
-            raise Failure(f"{path} is damaged: its checksum is not the manifest's; {mend}")
 
 
 def records_by_source(records: list[ShardRecord]) -> dict[str, list[int]]:

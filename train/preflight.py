@@ -87,9 +87,11 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
             f"{folder / 'tokenizer'} is not the tokenizer that the dataset's tokens were made with: "
             "restore it, or prepare the dataset again"
         )
-    model = config.model.resolve(manifest.vocabulary_size)
+    model = config.model.resolve(manifest.vocabulary_size, packed=config.data.packing == "best_fit")
     training = open_training(config.data, config.seed, segments, config.steps)
     validation = open_in_storage_order(config.data, config.validation.split)
+    for split in (training, validation):
+        split.store.require_files()
     run = locate_run(composed, manifest.fingerprint)
     check_run(run, composed)
     with torch.device("meta"):

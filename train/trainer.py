@@ -58,7 +58,7 @@ class Trainer:
             self.config.activation_checkpointing,
             self.config.deepspeed,
         )
-        self.objective = build_objective(self.config.objective, prepared.model.document_mask)
+        self.objective = build_objective(self.config.objective, bool(prepared.model.document_mask))
         self.validation = Validation(self.config.validation, prepared.validation, prepared.token_bytes)
         seed_random_state(self.config.seed, world.rank)
         self.state = TrainerState(0, 0, 0, 0, lineage=prepared.lineage)
@@ -193,7 +193,7 @@ class Trainer:
     def batches(self) -> Generator[list[Batch], None, None]:
         """Return this rank's stream of steps, from the next one on; close it to end its reading ahead."""
         share = Share(self.prepared.batch.micro, self.world.rank, self.world.size)
-        yield from stream(self.prepared.training, share, self.state.step, self.prepared.model.document_mask)
+        yield from stream(self.prepared.training, share, self.state.step, bool(self.prepared.model.document_mask))
 
     def _context(self) -> CheckpointContext:
         return CheckpointContext(

@@ -9,21 +9,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from data_pipeline.foundation.files import whole_file
 from data_pipeline.readers.document import Document
 
 BATCH_BYTES = 1 << 20
 SUFFIX = ".arrow"
-SCHEMA = pa.schema(
-    [
-        ("text", pa.large_string()),
-        ("key", pa.string()),
-        ("markup", pa.string()),
-        ("language", pa.string()),
-    ]
-)
+COLUMNS = ("text", "key", "markup", "language")
 
 
 @dataclass(frozen=True)
@@ -49,15 +40,20 @@ class Part:
 
 def write_part(path: Path, documents: Iterable[Document]) -> None:
     """Write the documents of one source to a file, which appears when it is whole."""
+    import pyarrow as pa
+
+    schema = pa.schema([(name, pa.large_string()) for name in COLUMNS])
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with whole_file(path) as file, pa.ipc.new_file(file, SCHEMA, options=options) as writer:
+    with whole_file(path) as file, pa.ipc.new_file(file, schema, options=options) as writer:
         for batch in batches(documents):
-            columns = [[getattr(document, name) for document in batch] for name in SCHEMA.names]
-            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+            columns = [[getattr(document, name) for document in batch] for name in COLUMNS]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
 def read_part(path: Path, source: str) -> Iterator[list[Document]]:
     """Yield the documents of a part in lists of about a megabyte."""
+    import pyarrow as pa
+
     with pa.memory_map(str(path)) as mapped:
         reader = pa.ipc.open_file(mapped)
         for number in range(reader.num_record_batches):
