@@ -47,7 +47,9 @@ from data_pipeline.preparation.sample import sample_corpus
 from data_pipeline.preparation.workplace import Workplace, publish, workplace
 from data_pipeline.readers import corpus_name, open_corpus
 from data_pipeline.readers.document import Unit
-from data_pipeline.tokenizer import BpeConfig, Tokenizer, load_tokenizer, train_tokenizer
+from data_pipeline.tokenization.bpe import BpeConfig, train_tokenizer
+from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
+from data_pipeline.tokenization.tokenizer_file import open_tokenizer
 
 
 @dataclass
@@ -57,7 +59,7 @@ class PrepareConfig:
     Args:
         output: folder of the dataset.
         corpus: what to read: one of `readers.CORPORA`.
-        tokenizer: how to make it tokens: one of `tokenizer.TOKENIZERS`.
+        tokenizer: how to make it tokens: one of `tokenization.TOKENIZERS`.
         workers: processes; the cores that this process may use if None. Has no influence on the result.
         validation_fraction: of documents.
         block_tokens: tokens in a WebDataset sample, at most, but for longer documents.
@@ -121,16 +123,13 @@ def check_settings(config: PrepareConfig) -> None:
             raise UserError(f"{key}={value} must be at least 1")
     if isinstance(config.tokenizer, BpeConfig):
         config.tokenizer.check()
-    else:
-        load_tokenizer(Path(config.tokenizer.path), config.tokenizer.end_of_document)
 
 
 def content_settings(config: PrepareConfig) -> dict[str, Any]:
     """Return every setting that has an influence on the content."""
     tokenizer = asdict(config.tokenizer)
     if not isinstance(config.tokenizer, BpeConfig):
-        path = Path(config.tokenizer.path)
-        tokenizer["fingerprint"] = load_tokenizer(path, config.tokenizer.end_of_document).fingerprint
+        tokenizer["fingerprint"] = open_tokenizer(config.tokenizer).fingerprint
     return {
         "corpus": {"name": corpus_name(config.corpus), **asdict(config.corpus)},
         "tokenizer": tokenizer,
@@ -186,7 +185,7 @@ def make_tokenizer(place: Workplace, config: Any, corpus: Corpus, remaining: Rem
         texts = sample_corpus(place, corpus, remaining, config.training_bytes, engine)
         tokenizer = _train(texts, config)
     else:
-        tokenizer = load_tokenizer(Path(config.path), config.end_of_document)
+        tokenizer = open_tokenizer(config)
     place.dataset.mkdir(exist_ok=True)
     tokenizer.save(folder)
     place.finish("tokenizer")
@@ -246,7 +245,7 @@ def check_splits(manifest: Manifest) -> None:
 
 def _train(texts: list[str], config: BpeConfig) -> Tokenizer:
     started = time.monotonic()
-    tokenizer = train_tokenizer(texts, config.vocabulary_size)
+    tokenizer = train_tokenizer(texts, config)
     size = sum(len(text.encode()) for text in texts) / 1e6
     found = tokenizer.vocabulary_size
     short = "" if found == config.vocabulary_size else ", all that this text has"

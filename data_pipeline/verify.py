@@ -27,7 +27,7 @@ from data_pipeline.manifest import (
     load_manifest,
 )
 from data_pipeline.shards import ShardIndex, load_index, rebuild_index, write_index
-from data_pipeline.tokenizer import Tokenizer, load_tokenizer
+from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 
 def verify_dataset(folder: Path, repair: bool = False) -> list[str]:

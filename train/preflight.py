@@ -15,8 +15,8 @@ from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.sequences import Sequences
-from data_pipeline.token_bytes import token_bytes
-from data_pipeline.tokenizer import Tokenizer, load_tokenizer
+from data_pipeline.tokenization.token_bytes import token_bytes
+from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 from train.batch import BatchPlan, plan_batches
 from train.model.transformer import Transformer, TransformerConfig
 from train.run_folder import RunFolder, check_run, locate_run

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from rich.markup import escape
 
-from data_pipeline.encoding import EncodersDifferError, FastEncoder, split_of, why_not_fast
 from data_pipeline.foundation.progress import say
 from data_pipeline.preparation.composition import Composition
 from data_pipeline.preparation.corpus import Corpus
@@ -21,7 +20,8 @@ from data_pipeline.preparation.records import has_record, read_record, write_rec
 from data_pipeline.preparation.remaining import Remaining
 from data_pipeline.preparation.workplace import Workplace
 from data_pipeline.readers.document import Document, utf8_length
-from data_pipeline.tokenizer import Tokenizer, load_tokenizer
+from data_pipeline.tokenization.encoding import EncodersDifferError, FastEncoder, split_of, why_not_fast
+from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 PROOF_BYTES = 1 << 18
 PROOF_PARTS = 16

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from generated_corpus import configuration, generated_texts, prepare_texts, write_json_lines
 
-from data_pipeline.encoding import FastEncoder, split_of
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.manifest import load_manifest
 from data_pipeline.preparation.workplace import workplace
 from data_pipeline.prepare import main, prepare
 from data_pipeline.shards import load_index
-from data_pipeline.tokenizer import load_tokenizer
+from data_pipeline.tokenization.encoding import FastEncoder, split_of
+from data_pipeline.tokenization.tokenizer import load_tokenizer
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:

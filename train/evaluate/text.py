@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.manifest import load_manifest
 from data_pipeline.store import Store
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenization.tokenizer import Tokenizer
 
 SPOT_CHECK_ONE_IN = 16
 SPOT_CHECK_CHARACTERS = 1024
