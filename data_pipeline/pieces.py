@@ -39,6 +39,11 @@ class Pieces:
         return replace(self, rows=rows)
 
     @staticmethod
+    def single(shard: int, block: int, offset: int, length: int) -> Pieces:
+        """Return one piece that is a row of its own."""
+        return Pieces(*(np.array([value], np.int64) for value in (0, 0, shard, block, offset, length)))
+
+    @staticmethod
     def joined(parts: list[Pieces]) -> Pieces:
         return Pieces(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Pieces)))
 
