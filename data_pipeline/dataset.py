@@ -12,7 +12,8 @@ from data_pipeline.line import Line
 from data_pipeline.manifest import load_manifest
 from data_pipeline.mixture import Mixture
 from data_pipeline.order import DEFAULT_WINDOW, Order
-from data_pipeline.packing import KINDS, BestFit, Concatenate, Packing, count_rows
+from data_pipeline.packed_rows import rows_of_shards
+from data_pipeline.packing import KINDS, BestFit, Concatenate, Packing
 from data_pipeline.sequences import Sequences
 from data_pipeline.shares import stage_shares
 from data_pipeline.store import Store, records_by_source
@@ -67,7 +68,7 @@ def open_training(config: DataConfig, seed: int, segments: Sequence[Segment], st
     if shares is None:
         sources, shares = {"": list(range(len(store.shards)))}, [[1.0]] * max(1, len(config.stages))
     identity = f"{manifest.fingerprint} {seed}"
-    packings = [_packing(config, store, numbers) for numbers in sources.values()]
+    packings = _packings(config, store, manifest.fingerprint, list(sources.values()))
     lines = [
         Line(f"{identity} {source}", packing.shard_lengths(), packing.cell_lengths, config.shards_together)
         for source, packing in zip(sources, packings)
@@ -129,11 +130,13 @@ def _stages(config: DataConfig) -> list[StageConfig]:
     return [replace(stage, weights=stage.weights or config.weights) for stage in config.stages]
 
 
-def _packing(config: DataConfig, store: Store, shards: Sequence[int]) -> Packing:
-    if config.packing == "best_fit":
-        rows = [count_rows(store.index(shard), config.sequence_length) for shard in shards]
-        return BestFit(shards, store.index, config.sequence_length, rows)
-    return _concatenate(store, shards)
+def _packings(config: DataConfig, store: Store, fingerprint: str, sources: list[list[int]]) -> list[Packing]:
+    if config.packing != "best_fit":
+        return [_concatenate(store, shards) for shards in sources]
+    rows = rows_of_shards(store, fingerprint, "train", config.sequence_length)
+    return [
+        BestFit(shards, store.index, config.sequence_length, [rows[shard] for shard in shards]) for shards in sources
+    ]
 
 
 def _concatenate(store: Store, shards: Sequence[int]) -> Concatenate:

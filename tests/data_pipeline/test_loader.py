@@ -94,6 +94,23 @@ def test_best_fit_trains_on_every_document_whole(small_dataset):
     )
 
 
+def test_counted_rows_are_kept_and_what_is_damaged_is_counted_again(small_dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    lengths = [opened(small_dataset, packing="best_fit").order.lines[0].length]
+    (path,) = (tmp_path / "packed").iterdir()
+    with monkeypatch.context() as patched:
+        patched.setattr("data_pipeline.packed_rows.count_rows", None)  # is not called
+        lengths.append(opened(small_dataset, packing="best_fit").order.lines[0].length)
+    whole = path.read_bytes()
+    for damage in (b"", b"junk", whole[:-3], whole[:-3] + b"\1" + whole[-2:]):
+        path.write_bytes(damage)
+        lengths.append(opened(small_dataset, packing="best_fit").order.lines[0].length)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "file"))  # where no folder can be made
+    lengths.append(opened(small_dataset, packing="best_fit").order.lines[0].length)
+    assert len(set(lengths)) == 1
+
+
 def test_validation_is_read_in_storage_order(small_dataset):
     sequences = open_in_storage_order(DataConfig(str(small_dataset), LENGTH), "validation")
     line = np.concatenate([tokens for tokens, _ in plain_blocks(small_dataset, "validation")])
