@@ -21,8 +21,6 @@ from data_pipeline.foundation.remote import HttpStream, ObjectStream, RemoteFile
 
 SCHEMES = ("file", "http", "https", "s3", "gs")
 BUFFER_BYTES = 1 << 20
-OBJECT_BUFFER_BYTES = 1 << 23
-"""Every buffer of an object in a store is a request of its own, so it has to be worth one."""
 HASH_BYTES = 1 << 22
 
 
@@ -96,8 +94,7 @@ def open_location(location: str, start: int = 0) -> BinaryIO:
     """
     scheme, path = split_scheme(location)
     if scheme != "file":
-        size = BUFFER_BYTES if scheme in ("http", "https") else OBJECT_BUFFER_BYTES
-        return io.BufferedReader(_remote_file(location, start), size)
+        return io.BufferedReader(_remote_file(location, start), BUFFER_BYTES)
     try:
         file = open(path, "rb", buffering=BUFFER_BYTES)  # noqa: SIM115
     except OSError as error:

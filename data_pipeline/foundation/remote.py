@@ -19,6 +19,7 @@ FIRST_WAIT_SECONDS = 0.5
 READ_SECONDS = 60.0
 """Without an answer, or for one read: whatever takes longer is broken off and tried again."""
 HTTP_READ_BYTES = 1 << 18
+OBJECT_BLOCK_BYTES = 1 << 23
 PROGRESS_BYTES = 1 << 16
 """After so many the attempts are counted anew: a long download may break more often than ATTEMPTS."""
 READ_THROUGH_BYTES = 1 << 18
@@ -308,7 +309,7 @@ class HttpStream:
 
 
 class ObjectStream:
-    """An object in S3 or Google Cloud Storage, each read a request for a part of this very version of it.
+    """An object in S3 or Google Cloud Storage, asked for block by block, all of them of this very version of it.
 
     Args:
         scheme: `s3` or `gs`.
@@ -326,7 +327,7 @@ class ObjectStream:
         try:
             details = store.info(path)
             generation = details.get("generation")
-            self._file = store.open(f"{path}#{generation}" if generation else path, "rb", cache_type="none")
+            self._file = store.open(f"{path}#{generation}" if generation else path, "rb", block_size=OBJECT_BLOCK_BYTES)
         except Exception as error:
             raise _interruption(self._name, error) from None
         self.position: int = start
