@@ -23,12 +23,13 @@ from rich.markup import escape
 
 from data_pipeline.encoding import EncodersDifferError, Encoding, batches, encode_batch, why_not_fast
 from data_pipeline.foundation.errors import Failure, UserError
-from data_pipeline.foundation.files import file_hash, fresh_folder, json_hash, publish_folder
+from data_pipeline.foundation.files import fresh_folder, json_hash, publish_folder
+from data_pipeline.foundation.locations import identity
 from data_pipeline.foundation.progress import Task, say
 from data_pipeline.foundation.verb import Request, Verb
 from data_pipeline.manifest import FILE_NAME, FORMAT_VERSION, Manifest, dataset_fingerprint, load_manifest
 from data_pipeline.parallel import Workers
-from data_pipeline.readers import Corpus, corpus_name, open_corpus
+from data_pipeline.readers import Corpus, corpus_name, open_corpus, without_secrets
 from data_pipeline.readers.document import Document
 from data_pipeline.tokenizer import SMALLEST_SAMPLE, BpeConfig, Tokenizer, load_tokenizer, sample_texts, train_tokenizer
 from data_pipeline.writer import DatasetWriter
@@ -124,18 +125,19 @@ def check_settings(config: PrepareConfig) -> None:
 
 def content_settings(config: PrepareConfig, corpus: Reading) -> dict[str, Any]:
     """Return every setting that has an influence on the content, with a hash of all that is read."""
-    files = [Path(piece.location) for unit in corpus.units for piece in unit.pieces]
+    # A big file is in several pieces.
+    files = list(dict.fromkeys(piece.location for unit in corpus.units for piece in unit.pieces))
     if not isinstance(config.tokenizer, BpeConfig):
         path = Path(config.tokenizer.path)
         load_tokenizer(path, config.tokenizer.end_of_document)
-        files += sorted(path.glob("tokenizer*.json")) if path.is_dir() else [path]
+        files += [str(file) for file in sorted(path.glob("tokenizer*.json"))] if path.is_dir() else [str(path)]
     return {
-        "corpus": {"name": corpus_name(config.corpus), **asdict(config.corpus)},
+        "corpus": {"name": corpus_name(config.corpus), **without_secrets(config.corpus)},
         "tokenizer": asdict(config.tokenizer),
         "validation_fraction": config.validation_fraction,
         "block_tokens": config.block_tokens,
         "shard_tokens": config.shard_tokens,
-        "inputs": json_hash([_hash_of_input(path) for path in files]),
+        "inputs": json_hash([identity(location) for location in files]),
     }
 
 
@@ -310,13 +312,6 @@ def _dtype(tokenizer: Tokenizer) -> str:
     return "uint16" if tokenizer.vocabulary_size <= 1 << 16 else "uint32"
 
 
-def _hash_of_input(path: Path) -> str:
-    try:
-        return file_hash(path)
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror}") from None
-
-
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
@@ -344,7 +339,7 @@ def _dry_run(config: PrepareConfig, as_json: bool) -> None:
     sources: dict[str, dict[str, int]] = {}
     for unit in open_corpus(config.corpus).units():
         counts = sources.setdefault(unit.source, {"files": 0, "bytes": 0})
-        counts["files"] += len(unit.pieces)
+        counts["files"] += sum(piece.start == 0 for piece in unit.pieces)
         counts["bytes"] += unit.bytes
     if as_json:
         print(json.dumps({"output": config.output, "sources": sources}))
@@ -381,7 +376,8 @@ VERB = Verb(
     groups=("corpus", "tokenizer"),
     keys=(
         ("output=FOLDER", "the dataset; it appears when it is whole"),
-        ("corpus.paths=[…]", "files and patterns to read, with corpus=files"),
+        ("corpus.paths=[…]", "files, URLs and patterns to read, with corpus=files"),
+        ("corpus.sources.NAME.paths", "the same for each of several sources, with corpus=sources"),
         ("tokenizer.vocabulary_size", "of the tokenizer that is trained on the corpus"),
         ("tokenizer.path", "a ready tokenizer.json, with tokenizer=file"),
         ("validation_fraction", "of documents kept from training"),

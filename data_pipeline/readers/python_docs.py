@@ -64,6 +64,9 @@ class PythonDocs:
                     return
                 yield Document(text, unit.source, name)
 
+    def weights(self) -> dict[str, float]:
+        return {}
+
 
 def _unit(source: str) -> Unit:
     folder = _folder(source)

@@ -91,7 +91,7 @@ def test_what_is_missing_is_named(bucket, name):
 
 
 def test_a_bucket_that_cannot_be_is_named(bucket):
-    with pytest.raises(UserError, match="s3://NO bucket!/a.txt can't be asked for"):
+    with pytest.raises(UserError, match=r"s3://NO bucket!/a\.txt can't be asked for"):
         find("s3://NO bucket!/a.txt")
 
 
