@@ -161,7 +161,10 @@ def _entries(overrides: Sequence[Override], schema: type) -> list[str]:
         for key in sorted(dicts):
             entry, dot, _ = override.key_or_group.removeprefix(f"{key}.").partition(".")
             if override.key_or_group.startswith(f"{key}.") and dot:
-                entries[f"{key}={{'{entry}': {{}}}}"] = None
+                [name] = _parse([f"name={entry}"])
+                if not isinstance(name.value(), str):
+                    raise UserError(f"`{override.input_line}`: `{entry}` can't be a name, for it is read as a value")
+                entries[f"{key}={{{entry}: {{}}}}"] = None
     return list(entries)
 
 

@@ -65,6 +65,7 @@ class _Lines:
 
     def __init__(self, content: BinaryIO, file: Input):
         self._content, self._longest = content, file.largest_record
+        self._readline = content.readline
         self._number = self._first = self._size = 0
         self._too_long = Unfit("too_long", f"the row is longer than {self._longest:,} bytes")
 
@@ -79,7 +80,7 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._content.readline(self._longest + 1)
+        line = self._readline(self._longest + 1)
         if not line:
             raise StopIteration
         self._number += 1

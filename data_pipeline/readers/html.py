@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from data_pipeline.readers.input import Input, Item, Unfit
-from data_pipeline.readers.streams import wide_encoding
+from data_pipeline.readers.streams import read_at_most, wide_encoding
 
 PRESCAN_BYTES = 1024
 META_CHARSET = re.compile(rb"<meta\s[^>]*?charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
@@ -38,7 +38,7 @@ ENCODINGS = {
 
 def read_html(file: Input) -> Iterator[Item]:
     with file.open() as content:
-        yield page(file, "", content.read(file.settings.largest_document + 1))
+        yield page(file, "", read_at_most(content, file.settings.largest_document))
 
 
 def page(file: Input, where: str, content: bytes, charset: str | None = None, markup: str = "html") -> Item:
@@ -70,13 +70,13 @@ def decode_html(content: bytes, charset: str | None = None) -> str:
         Unfit: it is binary, or in an encoding that isn't named or known.
     """
     if content.startswith(codecs.BOM_UTF8):
-        return _without_nul(content[len(codecs.BOM_UTF8) :].decode(errors="replace"))
+        return content[len(codecs.BOM_UTF8) :].decode(errors="replace")
     if mark := wide_encoding(content[:4]):
-        return _without_nul(content.decode(mark, errors="replace").removeprefix("\ufeff"))
+        return content.decode(mark, errors="replace").removeprefix("\ufeff")
     named = charset or _meta_charset(content)
     encoding = _encoding(named) if named else "utf-8"
     try:
-        return _without_nul(content.decode(encoding, errors="replace" if named else "strict"))
+        return content.decode(encoding, errors="replace" if named else "strict")
     except UnicodeDecodeError as error:
         raise Unfit(
             "invalid_text", f"the page names no charset and is not UTF-8 (byte 0x{content[error.start]:02x})"
@@ -100,9 +100,3 @@ def _encoding(name: str) -> str:
     if known not in ENCODINGS:
         raise Unfit("invalid_text", f"the page is in an unknown charset, {name[:40]!a}")
     return ENCODINGS[known]
-
-
-def _without_nul(text: str) -> str:
-    if "\0" in text:
-        raise Unfit("invalid_text", "there are NUL characters in it, as in no page: it is binary")
-    return text

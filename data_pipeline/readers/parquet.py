@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO
 
 from data_pipeline.foundation.locations import open_location
 from data_pipeline.readers.columns import find_column, texts
 from data_pipeline.readers.input import Damaged, Input, Item
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 ROWS = 256
+BATCH_BYTES = 1 << 26
 PAGE_BUFFER = 1 << 20
 
 
@@ -23,13 +28,35 @@ def read_parquet(file: Input) -> Iterator[Item]:
             parquet.ParquetFile(raw, buffer_size=PAGE_BUFFER, pre_buffer=False) as table,
         ):
             path = find_column(file, table.schema_arrow)
-            groups = range(table.num_row_groups)[file.piece.start : file.piece.stop]
+            column = ".".join(path)
             number = 1 + sum(table.metadata.row_group(group).num_rows for group in range(file.piece.start))
-            for batch in table.iter_batches(ROWS, groups, [".".join(path)], use_threads=False):
-                yield from texts(file, batch.column(0), path, number)
-                number += len(batch)
+            for group in range(table.num_row_groups)[file.piece.start : file.piece.stop]:
+                rows = _rows_at_once(raw, table.metadata.row_group(group), group, column)
+                for batch in table.iter_batches(rows, [group], [column], use_threads=False):
+                    yield from texts(file, batch.column(0), path, number)
+                    number += len(batch)
     except (pa.ArrowException, OSError) as error:
         raise Damaged(f"not a Parquet file that can be read: {error}") from None
+
+
+def _rows_at_once(raw: BinaryIO, metadata: pa.RowGroupMetaData, group: int, column: str) -> int:
+    """Return how many rows of a group fit into memory. Few bytes may stand for many long texts, which share words."""
+    import pyarrow as pa
+    import pyarrow.compute as compute
+    import pyarrow.parquet as parquet
+
+    chunks = [metadata.column(at) for at in range(metadata.num_columns)]
+    chunk = next((chunk for chunk in chunks if chunk.path_in_schema == column), None)
+    if chunk is None or "DELTA_BYTE_ARRAY" in chunk.encodings:
+        return 1
+    longest = chunk.total_uncompressed_size // max(1, metadata.num_rows)
+    if chunk.has_dictionary_page:
+        with parquet.ParquetFile(raw, buffer_size=PAGE_BUFFER, pre_buffer=False, read_dictionary=[column]) as table:
+            first = next(table.iter_batches(1, [group], [column], use_threads=False), None)
+        if first is not None and pa.types.is_dictionary(first.column(0).type):
+            lengths = compute.binary_length(first.column(0).dictionary)
+            longest = max(longest, compute.max(lengths).as_py() or 0)
+    return min(ROWS, max(1, BATCH_BYTES // max(1, longest)))
 
 
 def row_group_sizes(location: str) -> list[int]:

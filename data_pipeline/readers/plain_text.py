@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from data_pipeline.readers.input import Input, Item
-from data_pipeline.readers.streams import as_utf8, split
+from data_pipeline.readers.streams import as_utf8, read_at_most, split
 
 
 def read_plain_text(file: Input) -> Iterator[Item]:
@@ -14,7 +14,7 @@ def read_plain_text(file: Input) -> Iterator[Item]:
     with file.open() as raw:
         content = as_utf8(raw)
         if not separator:
-            yield file.encoded("", content.read(limit + 1))
+            yield file.encoded("", read_at_most(content, limit))
             return
         for number, text in enumerate(split(content, separator, limit), 1):
             where = f", text {number}"

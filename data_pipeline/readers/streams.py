@@ -66,6 +66,17 @@ def wide_encoding(start: bytes) -> str | None:
     return next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
 
 
+def read_at_most(file: BinaryIO, limit: int) -> bytes:
+    """Return what a file holds, and if that is more than `limit` bytes, one byte more than those."""
+    parts = []
+    left = limit + 1
+    # Memory is asked for as the file turns out to need it.
+    while left and (part := file.read(min(READ_BYTES, left))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
 def skip_line(file: BinaryIO, limit: int) -> int | None:
     """Read to the end of a line; return how many bytes that were, or None where no end came in sight."""
     skipped = 0

@@ -57,7 +57,7 @@ def _properties(items: list[Unreadable], ignored: bool) -> Iterator[Unreadable]:
 
 
 def _texts(file: Input, member: _Member, name: str) -> Iterator[Item]:
-    entry = file.member(member.name, io.BufferedReader(member.content, READ_BYTES))
+    entry = file.member(member.name, io.BufferedReader(member.content, min(READ_BYTES, member.size + 1)))
     reader = MEMBERS.get(name.rpartition(".")[2].lower())
     if reader is None or not member.is_file or name.startswith("."):
         yield entry.left_out("", IGNORED, "a member of a kind that holds no text")
@@ -75,6 +75,7 @@ def _texts(file: Input, member: _Member, name: str) -> Iterator[Item]:
 @dataclass(frozen=True)
 class _Member:
     name: str
+    size: int
     is_file: bool
     content: _Part
 
@@ -100,9 +101,10 @@ def _members(raw: BinaryIO) -> Iterator[_Member]:
                 path = content.partition(b"\0")[0].decode("utf-8", "surrogateescape")
             continue
         has_content = header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
-        part = _Part(raw, (header.size if size is None else size) if has_content else 0)
+        length = (header.size if size is None else size) if has_content else 0
+        part = _Part(raw, length)
         if not header.isdir() and header.type not in (tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE):
-            yield _Member(path or header.name, header.type in (tarfile.REGTYPE, tarfile.AREGTYPE), part)
+            yield _Member(path or header.name, length, header.type in (tarfile.REGTYPE, tarfile.AREGTYPE), part)
         part.skip_rest()
         if header.type not in (tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE):
             path = size = None
