@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from data_pipeline.readers.input import Damaged, Input, Item, Unfit, plain
+from data_pipeline.readers.json_lines import BLANK_LINES
 from data_pipeline.readers.streams import as_utf8, skip_line
 
 
@@ -29,7 +30,7 @@ def _rows(file: Input, delimiter: str, quoting: int) -> Iterator[Item]:
         lines = _Lines(as_utf8(raw), file)
         rows = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
         header: list[str] | None = None
-        column = 0
+        column = blank = 0
         while True:
             lines.begin_row()
             try:
@@ -37,7 +38,11 @@ def _rows(file: Input, delimiter: str, quoting: int) -> Iterator[Item]:
                 if row is None:
                     return
                 if not row:
+                    blank += 1
+                    if blank > BLANK_LINES:
+                        raise Damaged(f"there are more than {BLANK_LINES:,} empty lines up to {lines.where[1:]}")
                     continue
+                blank = 0
                 if header is None:
                     header, column = row, _column(file, row)
                     continue

@@ -16,6 +16,7 @@ HARMLESS = (EMPTY, IGNORED)
 RECORD_OVER_TEXT = 2
 SMALLEST_RECORD = 1 << 20
 LISTED_NAMES = 20
+LONGEST_MESSAGE = 500
 BINARY_NULS = 0.01
 """Texts taken out of old documents have a NUL here and there; UTF-16 without a byte order mark has one in two bytes."""
 
@@ -125,7 +126,8 @@ class Input:
         return self.left_out(where, "too_long", f"the text is longer than {self.key}.largest_document={limit:,} bytes")
 
     def left_out(self, where: str, reason: str, message: str) -> Unreadable:
-        return Unreadable(reason, self.name + where, message)
+        # What libraries say may have line ends, or names out of the file.
+        return Unreadable(reason, self.name + where, shown(" ".join(message.split())[:LONGEST_MESSAGE]))
 
     def names_of(self, names: list[str]) -> str:
         """Return which fields or columns there are, and how to choose another."""

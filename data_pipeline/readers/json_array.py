@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from data_pipeline.readers.input import Damaged, Input, Item, Unfit
 from data_pipeline.readers.json_text import record
-from data_pipeline.readers.streams import READ_BYTES, as_utf8
+from data_pipeline.readers.streams import ENDLESS, READ_BYTES, as_utf8
 
-SPACE = " \t\n\r"
+NO_SPACE = re.compile(r"[^ \t\n\r]")
 NEAR_END = 16
 """A mistake so near to the end of what was read may be a word or number that goes on."""
 
@@ -63,13 +64,16 @@ class _Values:
 
     def _next(self) -> str:
         """Return the next character that is no space, and leave it there; nothing at the end."""
-        while True:
-            while self._at < len(self._window):
-                if self._window[self._at] not in SPACE:
-                    return self._window[self._at]
-                self._at += 1
+        spaces = 0
+        while (found := NO_SPACE.search(self._window, self._at)) is None:
+            spaces += len(self._window) - self._at
+            if spaces > ENDLESS * self._limit:
+                raise Unfit("invalid_json", "not JSON: there are spaces without end")
+            self._at = len(self._window)
             if not self._more():
                 return ""
+        self._at = found.start()
+        return found[0]
 
     def _value(self) -> Any:
         while True:

@@ -9,6 +9,9 @@ from data_pipeline.readers.input import Damaged, Input, Item, Unfit
 from data_pipeline.readers.json_text import parse, record
 from data_pipeline.readers.streams import as_utf8, skip_line, wide_encoding
 
+BLANK_LINES = 1 << 18
+"""Behind one another: more are no text but a decompression bomb."""
+
 
 def read_json_lines(file: Input) -> Iterator[Item]:
     piece = file.piece
@@ -39,7 +42,7 @@ def read_json_lines(file: Input) -> Iterator[Item]:
 
 def _lines(file: Input, content: BinaryIO, position: int, stop: int | None) -> Iterator[Item]:
     longest = file.largest_record
-    number = 0
+    number = blank = 0
     while (stop is None or position < stop) and (line := content.readline(longest + 1)):
         number += 1
         where = f":{number}" if stop is None else f", byte {position}"
@@ -51,7 +54,12 @@ def _lines(file: Input, content: BinaryIO, position: int, stop: int | None) -> I
                 if skipped is None:
                     raise Damaged(f"the line at {where[1:]} has no end in sight")
                 position += skipped
-        elif not line.isspace():
+        elif line.isspace():
+            blank += 1
+            if blank > BLANK_LINES:
+                raise Damaged(f"there are more than {BLANK_LINES:,} empty lines up to {where[1:]}")
+        else:
+            blank = 0
             try:
                 value, checked = parse(line)
             except Unfit as unfit:

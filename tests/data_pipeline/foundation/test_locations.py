@@ -23,7 +23,7 @@ CONTENT = random.Random(0).randbytes(1_500_000)
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch):
     monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.001)
-    monkeypatch.setattr(remote, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(remote, "READ_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -167,20 +167,19 @@ class TestHttp:
 
     @pytest.mark.parametrize("ranges", [True, False])
     @pytest.mark.parametrize("tag", ['"1"', 'W/"1"', None])
-    @pytest.mark.parametrize("says_length", [True, False])
     @pytest.mark.parametrize(
-        "faults",
+        ("faults", "says_length"),
         [
-            ["status 503", "status 429", "status 500"],
-            ["cut 0", "cut 1", "cut 700000", "cut 300000"],
-            ["stall 0", "stall 500001"],
-            ["cut 200000", "status 502", "stall 400000", "cut 10"],
+            (["status 503", "status 429", "status 500"], True),
+            (["cut 0", "cut 1", "cut 700000", "cut 300000"], True),
+            (["stall 0", "stall 500001"], True),
+            (["cut 200000", "status 502", "stall 400000", "cut 10"], True),
+            # Without a length a cut can't be told from the end, but a stall can.
+            (["status 503", "stall 500001"], False),
         ],
-        ids=["refusals", "cuts", "stalls", "mixed"],
+        ids=["refusals", "cuts", "stalls", "mixed", "no length"],
     )
-    def test_a_stream_that_breaks_goes_on_at_the_same_byte(self, server, faults, tag, ranges, says_length):
-        if not says_length and any(fault.startswith("cut") for fault in faults):
-            pytest.skip("without a length a cut can't be told from the end")
+    def test_a_stream_that_breaks_goes_on_at_the_same_byte(self, server, faults, says_length, tag, ranges):
         url = server.serve("a.txt", CONTENT, tag=tag, ranges=ranges, says_length=says_length, faults=list(faults))
         assert hashlib.md5(read(url)).digest() == hashlib.md5(CONTENT).digest()
         assert server.files["/a.txt"].faults == []
