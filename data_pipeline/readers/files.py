@@ -12,7 +12,7 @@ from data_pipeline.foundation.locations import Found, find, shown, split_scheme
 from data_pipeline.readers.document import Document, Piece, Unit, Unreadable
 from data_pipeline.readers.formats import FORMATS, check_format, format_of
 from data_pipeline.readers.input import HARMLESS, Damaged, Input, ReadingConfig
-from data_pipeline.readers.parquet import row_group_sizes
+from data_pipeline.readers.parquet import row_group_shares
 from data_pipeline.readers.streams import compression_of
 
 PIECE_BYTES = 1 << 28
@@ -124,18 +124,18 @@ class Files:
                 stops = [*range(PIECE_BYTES, found.bytes - PIECE_BYTES // 2, PIECE_BYTES), found.bytes]
                 return [(Piece(found.location, start, stop), stop - start) for start, stop in zip([0, *stops], stops)]
             case "parquet":
-                return _row_groups(found.location) or whole
+                return _row_groups(found) or whole
         return whole
 
 
-def _row_groups(location: str) -> list[tuple[Piece, int]]:
+def _row_groups(found: Found) -> list[tuple[Piece, int]]:
     pieces = []
     start = size = 0
-    sizes = row_group_sizes(location)
-    for group, group_size in enumerate(sizes, 1):
-        size += group_size
-        if size >= PIECE_BYTES or group == len(sizes):
-            pieces.append((Piece(location, start, group), size))
+    shares = row_group_shares(found.location)
+    for group, share in enumerate(shares, 1):
+        size += round(share * found.bytes)
+        if size >= PIECE_BYTES or group == len(shares):
+            pieces.append((Piece(found.location, start, group), size))
             start, size = group, 0
     return pieces
 

@@ -40,33 +40,28 @@ def read_parquet(file: Input) -> Iterator[Item]:
 
 
 def _rows_at_once(raw: BinaryIO, metadata: pa.RowGroupMetaData, group: int, column: str) -> int:
-    """Return how many rows of a group fit into memory. Few bytes may stand for many long texts, which share words."""
+    """Return how many rows of a group fit into memory, also where a few bytes stand for many long texts that are equal."""
     import pyarrow as pa
     import pyarrow.compute as compute
     import pyarrow.parquet as parquet
 
-    chunks = [metadata.column(at) for at in range(metadata.num_columns)]
-    chunk = next((chunk for chunk in chunks if chunk.path_in_schema == column), None)
-    if chunk is None or "DELTA_BYTE_ARRAY" in chunk.encodings:
-        return 1
-    longest = chunk.total_uncompressed_size // max(1, metadata.num_rows)
-    if chunk.has_dictionary_page:
-        with parquet.ParquetFile(raw, buffer_size=PAGE_BUFFER, pre_buffer=False, read_dictionary=[column]) as table:
-            first = next(table.iter_batches(1, [group], [column], use_threads=False), None)
-        if first is not None and pa.types.is_dictionary(first.column(0).type):
-            lengths = compute.binary_length(first.column(0).dictionary)
-            longest = max(longest, compute.max(lengths).as_py() or 0)
+    longest = metadata.total_byte_size // max(1, metadata.num_rows)
+    with parquet.ParquetFile(raw, buffer_size=PAGE_BUFFER, pre_buffer=False, read_dictionary=[column]) as table:
+        first = next(table.iter_batches(1, [group], [column], use_threads=False), None)
+    if first is not None and pa.types.is_dictionary(first.column(0).type):
+        longest = max(longest, compute.max(compute.binary_length(first.column(0).dictionary)).as_py() or 0)
     return min(ROWS, max(1, BATCH_BYTES // max(1, longest)))
 
 
-def row_group_sizes(location: str) -> list[int]:
-    """Return the bytes of each row group as stored, or nothing where the file can't be read: reading will tell why."""
+def row_group_shares(location: str) -> list[float]:
+    """Return each row group's share of the file; nothing where it can't be read: reading will tell why."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     try:
         with open_location(location) as raw, parquet.ParquetFile(raw) as table:
-            groups = [table.metadata.row_group(group) for group in range(table.num_row_groups)]
-            return [sum(group.column(at).total_compressed_size for at in range(group.num_columns)) for group in groups]
+            # Not the columns' own sizes: where they are damaged, asking for them ends the process.
+            sizes = [table.metadata.row_group(group).total_byte_size for group in range(table.num_row_groups)]
     except (pa.ArrowException, OSError):
         return []
+    return [size / sum(sizes) for size in sizes] if min(sizes, default=0) > 0 else []
