@@ -46,8 +46,13 @@ def _rows_at_once(raw: BinaryIO, metadata: pa.RowGroupMetaData, group: int, colu
     import pyarrow.parquet as parquet
 
     longest = metadata.total_byte_size // max(1, metadata.num_rows)
-    with parquet.ParquetFile(raw, buffer_size=PAGE_BUFFER, pre_buffer=False, read_dictionary=[column]) as table:
-        first = next(table.iter_batches(1, [group], [column], use_threads=False), None)
+    try:
+        with parquet.ParquetFile(raw, buffer_size=PAGE_BUFFER, pre_buffer=False, read_dictionary=[column]) as table:
+            first = next(table.iter_batches(1, [group], [column], use_threads=False), None)
+    except (pa.ArrowException, OSError):
+        # One of the delta encodings, in which a text may say that it begins as the one before does; or damage, which
+        # reading will tell.
+        return 1
     if first is not None and pa.types.is_dictionary(first.column(0).type):
         longest = max(longest, compute.max(compute.binary_length(first.column(0).dictionary)).as_py() or 0)
     return min(ROWS, max(1, BATCH_BYTES // max(1, longest)))

@@ -464,10 +464,8 @@ def bombs() -> Iterator[BadFile]:
                 yield BadFile(f"a gigabyte of {letter!r}", f"a.{kind}{suffix}", many, [], SMALL)
         header = tarfile.TarInfo("b.txt")
         header.size = 1 << 28
-        in_tar = lambda z=compress, h=header: (
-            z(h.tobuf()) + z(b"a" * (1 << 24)) * 16 + z(tar_of(("z.txt", LAST.encode())))
-        )
-        yield BadFile("a huge member", f"a.tar{suffix}", in_tar, [LAST], SMALL)
+        parts = (compress(header.tobuf()), compress(b"a" * (1 << 24)) * 16, compress(tar_of(("z.txt", LAST.encode()))))
+        yield BadFile("a huge member", f"a.tar{suffix}", lambda p=parts: b"".join(p), [LAST], SMALL)
     wide = pa.table({"text": pa.DictionaryArray.from_arrays(pa.array([0] * 40), ["a" * 20_000_000])})
 
     def table() -> bytes:

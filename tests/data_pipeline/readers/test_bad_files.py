@@ -1,4 +1,4 @@
-"""Whatever is in a file, reading it gives documents or one message that names it; never a crash, a hang or more memory."""
+"""Whatever is in a file, it gives documents or one message that names it: no crash, no hang, no memory without bounds."""
 
 from __future__ import annotations
 
