@@ -40,7 +40,7 @@ def read_parquet(file: Input) -> Iterator[Item]:
 
 
 def _rows_at_once(raw: BinaryIO, metadata: pa.RowGroupMetaData, group: int, column: str) -> int:
-    """Return how many rows of a group fit into memory, also where a few bytes stand for many long texts that are equal."""
+    """Return how many rows of a group fit into memory, also where a few bytes stand for many long and equal texts."""
     import pyarrow as pa
     import pyarrow.compute as compute
     import pyarrow.parquet as parquet

@@ -10,7 +10,7 @@ from data_pipeline.readers.html import page
 from data_pipeline.readers.input import IGNORED, Damaged, Input, Item
 
 BETWEEN_RECORDS = 1 << 22
-"""So many bytes at most may lie between the end of a record's content and the next, its headers and buffers included."""
+"""So many bytes at most may lie between a record's content and the next record's, headers and buffers included."""
 HTML = ("text/html", "application/xhtml+xml")
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from data_pipeline import schemas as data_schemas
 from data_pipeline.foundation.configuration import available_groups, compose_configuration, known_keys
 from data_pipeline.foundation.errors import UserError
-from data_pipeline import schemas as data_schemas
 from data_pipeline.prepare import PrepareConfig
 from data_pipeline.readers.sources import SourceConfig
 from train.schemas import register_schemas

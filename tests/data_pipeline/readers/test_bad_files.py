@@ -1,4 +1,4 @@
-"""Whatever is in a file, it gives documents or one message that names it: no crash, no hang, no memory without bounds."""
+"""Whatever is in a file, it gives documents or one message that names it: no crash, no hang, no endless memory."""
 
 from __future__ import annotations
 
