@@ -377,7 +377,7 @@ VERB = Verb(
     keys=(
         ("output=FOLDER", "the dataset; it appears when it is whole"),
         ("corpus.paths=[…]", "files, URLs and patterns to read, with corpus=files"),
-        ("corpus.sources.NAME.paths", "the same for each of several sources, with corpus=sources"),
+        ("corpus.sources.NAME.KEY", "the same and more for each of several, with corpus=sources"),
         ("tokenizer.vocabulary_size", "of the tokenizer that is trained on the corpus"),
         ("tokenizer.path", "a ready tokenizer.json, with tokenizer=file"),
         ("validation_fraction", "of documents kept from training"),

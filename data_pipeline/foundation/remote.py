@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -327,7 +328,8 @@ class ObjectStream:
         try:
             details = store.info(path)
             generation = details.get("generation")
-            self._file = store.open(f"{path}#{generation}" if generation else path, "rb", block_size=OBJECT_BLOCK_BYTES)
+            pinned = f"{path}#{generation}" if generation else path
+            self._file = store.open(pinned, "rb", block_size=OBJECT_BLOCK_BYTES, cache_type="readahead")
         except Exception as error:
             raise _interruption(self._name, error) from None
         self.position: int = start
@@ -373,6 +375,8 @@ def filesystem(scheme: str) -> Any:
             store = fsspec.filesystem("s3", config_kwargs=settings, use_listings_cache=False)
             store.retries = 1
             return store
+        # What it logs, with tracebacks, is either no matter or told by an error of ours.
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
         return fsspec.filesystem("gs", version_aware=True, use_listings_cache=False)
     except ImportError:
         raise UserError(f"{scheme}:// needs a package that isn't installed: pip install headrace[{scheme}]") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from data_pipeline.foundation.configuration import nearest
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.locations import file_name, shown
 from data_pipeline.readers.arrow import read_arrow
@@ -82,4 +81,4 @@ def format_of(location: str, chosen: str | None, key: str) -> str:
 def check_format(chosen: str | None, key: str) -> None:
     """Raises UserError: there is no such format."""
     if chosen is not None and chosen not in FORMATS:
-        raise UserError(f"{key}.format={chosen}: {nearest(chosen, list(FORMATS))} There are {', '.join(FORMATS)}")
+        raise UserError(f"{key}.format={chosen}: there are {', '.join(FORMATS)}")
