@@ -18,7 +18,8 @@ class Served:
         ranges: whether parts of it are sent when asked for.
         tag: its ETag, if any.
         says_length: whether its length is sent; without, the end of the connection is the end of the file.
-        faults: what goes wrong, one a request: `status N`, `cut N` or `stall N` (after N bytes of the answer), `fine`.
+        faults: what goes wrong, one a request: `status N`, `cut N` or `stall N` (after N bytes of the answer), `trickle`
+            (a byte now and then), `fine`.
         later: contents that take the file's place (with tags of their own), one after each request.
         headers: more of them.
     """
@@ -88,6 +89,11 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in served.headers.items():
             self.send_header(name, value)
         self.end_headers()
+        if fault == "trickle":
+            for at in range(len(body)):
+                self.wfile.write(body[at : at + 1])
+                if self.server.over.wait(0.03):
+                    break
         self.wfile.write(body[:after] if fault in ("cut", "stall") else body)
         self.wfile.flush()
         if fault == "stall":

@@ -109,9 +109,14 @@ def shown(location: str) -> str:
         location = re.sub(r"^([\w+.-]+://)[^/?#]*@", r"\1", location)
         if location.lower().startswith("http"):
             location = re.sub(r"[?#].*", "?…", location, flags=re.DOTALL)
-    if location.isprintable():
-        return location
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in location)
+    return printable(location)
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, with escapes for what a terminal would obey or can't show."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def file_name(location: str) -> str:

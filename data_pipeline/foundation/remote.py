@@ -26,7 +26,7 @@ PROGRESS_BYTES = 1 << 16
 READ_THROUGH_BYTES = 1 << 18
 """Up to so far ahead, reading on is cheaper than a new request."""
 
-COMPRESSED = (".gz", ".tgz", ".zst", ".xz")
+COMPRESSED = (".gz", ".zst", ".xz")
 CHANGED = "has changed on the server while it was read: start the same command again"
 
 Result = TypeVar("Result")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
-from data_pipeline.foundation.locations import file_name, open_location, shown
+from data_pipeline.foundation.locations import file_name, open_location, printable
 from data_pipeline.readers.document import Document, Piece, Unreadable
 from data_pipeline.readers.streams import compression_of, decompressed
 
@@ -51,7 +51,8 @@ class ReadingConfig:
         separator: text that divides .txt and .md files into documents; a file is one document without. `\\n` is a
             line end.
         skip_invalid: leave out what can't be read as text, and count it, instead of stopping.
-        largest_document: in UTF-8 bytes; nothing larger comes into memory. A line or record may have twice as many.
+        largest_document: in UTF-8 bytes. A line or record may have twice as many, or a megabyte if that is more.
+            Nothing larger comes into memory, and more than a few times that without an end is given up.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -96,7 +97,7 @@ class Input:
         return decompressed(file, compression_of(file_name(self.piece.location)))
 
     def member(self, name: str, content: BinaryIO) -> Input:
-        return replace(self, name=f"{self.name}, member {shown(name)}", content=content)
+        return replace(self, name=f"{self.name}, member {printable(name)}", content=content)
 
     def text(self, where: str, text: str, markup: str = "text") -> Item:
         """Return a document, or why this text is none. `where` in the file: `:LINE`, `, row N`, or nothing."""
@@ -127,11 +128,11 @@ class Input:
 
     def left_out(self, where: str, reason: str, message: str) -> Unreadable:
         # What libraries say may have line ends, or names out of the file.
-        return Unreadable(reason, self.name + where, shown(" ".join(message.split())[:LONGEST_MESSAGE]))
+        return Unreadable(reason, self.name + where, printable(" ".join(message.split())[:LONGEST_MESSAGE]))
 
     def names_of(self, names: list[str]) -> str:
         """Return which fields or columns there are, and how to choose another."""
-        listed = ", ".join(shown(name) for name in names[:LISTED_NAMES]) or "none"
+        listed = ", ".join(printable(name) for name in names[:LISTED_NAMES]) or "none"
         more = " …" if len(names) > LISTED_NAMES else ""
         return f"{listed}{more}; name the one with the text by {self.key}.text_field=NAME"
 

@@ -29,24 +29,26 @@ def read_json_lines(file: Input) -> Iterator[Item]:
     with file.open(max(0, piece.start - 1)) as raw:
         if piece.start == 0:
             content = as_utf8(raw)
-            position = content.tell()
+            position, mark = 0, content.tell()
         else:
             # The line that goes on from the piece before ends with the byte before this one, or later.
             content = raw
             skipped = skip_line(content, file.largest_record)
             if skipped is None:
                 return  # without an end in sight, which the piece says in which it starts
-            position = piece.start - 1 + skipped
-        yield from _lines(file, content, position, piece.stop)
+            position, mark = piece.start - 1 + skipped, 0
+        yield from _lines(file, content, position, piece.stop, mark)
 
 
-def _lines(file: Input, content: BinaryIO, position: int, stop: int | None) -> Iterator[Item]:
+def _lines(file: Input, content: BinaryIO, position: int, stop: int | None, mark: int = 0) -> Iterator[Item]:
+    """Yield the documents of the lines that start before `stop`; `mark` bytes before the first have been read."""
     longest = file.largest_record
     number = blank = 0
     while (stop is None or position < stop) and (line := content.readline(longest + 1)):
         number += 1
         where = f":{number}" if stop is None else f", byte {position}"
-        position += len(line)
+        position += len(line) + mark
+        mark = 0
         if len(line) > longest:
             yield file.too_long(where)
             if not line.endswith(b"\n"):

@@ -195,7 +195,7 @@ class TestHttp:
         url = server.serve("a.txt", CONTENT * 20, faults=["cut 2000000"] * 12)
         assert hashlib.md5(read(url)).digest() == hashlib.md5(CONTENT * 20).digest()
 
-    @pytest.mark.parametrize("fault", ["status 503", "cut 0", "stall 0", "cut 1000", "stall 1000"])
+    @pytest.mark.parametrize("fault", ["status 503", "cut 0", "stall 0", "cut 1000", "stall 1000", "trickle"])
     def test_a_server_that_never_mends_is_given_up(self, server, fault):
         url = server.serve("a.txt", CONTENT, faults=[fault] * 100)
         with pytest.raises(Failure, match=r"a\.txt can't be read: .*; tried 6 times"):
