@@ -18,8 +18,8 @@ class Served:
         ranges: whether parts of it are sent when asked for.
         tag: its ETag, if any.
         says_length: whether its length is sent; without, the end of the connection is the end of the file.
-        faults: what goes wrong, one a request: `status N`, `cut N` or `stall N` (after N bytes of the answer), `trickle`
-            (a byte now and then), `fine`.
+        faults: what goes wrong, one a request: `status N`, `cut N` or `stall N` (after N bytes of the answer),
+            `trickle` (a byte now and then), `fine`.
         later: contents that take the file's place (with tags of their own), one after each request.
         headers: more of them.
     """

@@ -12,12 +12,14 @@ import re
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
 import xxhash
 
 from data_pipeline.foundation.errors import UserError
-from data_pipeline.foundation.remote import HttpStream, ObjectStream, RemoteFile, filesystem, patiently
+from data_pipeline.foundation.http_stream import HttpStream
+from data_pipeline.foundation.object_store import ObjectStream, find_objects
+from data_pipeline.foundation.remote import RemoteFile
 
 SCHEMES = ("file", "http", "https", "s3", "gs")
 BUFFER_BYTES = 1 << 20
@@ -56,7 +58,7 @@ def find(pattern: str) -> list[Found]:
             raise UserError(f"{shown(pattern)}: http servers can't be searched by a pattern; give the URL of each file")
         with _remote_file(pattern, 0) as file:
             return [Found(pattern, file.size or 0)]
-    return patiently(shown(pattern), lambda: _objects(scheme, rest))
+    return [Found(f"{scheme}://{name}", size) for name, size in sorted(find_objects(scheme, rest).items())]
 
 
 def identity(location: str) -> str:
@@ -158,19 +160,6 @@ def _remote_file(location: str, start: int) -> RemoteFile:
         name = shown(location)
         return RemoteFile(name, lambda at, version: HttpStream(location, name, at, version), start)
     return RemoteFile(location, lambda at, version: ObjectStream(scheme, path, at), start)
-
-
-def _objects(scheme: str, path: str) -> list[Found]:
-    store: Any = filesystem(scheme)
-    try:
-        entries = {path: store.info(path)}
-    except FileNotFoundError:
-        entries = cast(dict[str, Any], store.glob(path, detail=True)) if re.search(r"[*?\[]", path) else {}
-    return [
-        Found(f"{scheme}://{name.removeprefix(f'{scheme}://')}", int(entry["size"]))
-        for name, entry in sorted(entries.items())
-        if entry["type"] == "file" and not name.endswith("/")
-    ]
 
 
 def _glob(pattern: str) -> Iterator[str]:

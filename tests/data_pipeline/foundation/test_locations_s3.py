@@ -11,6 +11,7 @@ from moto.server import ThreadedMotoServer
 from data_pipeline.foundation import remote
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.locations import Found, find, identity, open_location
+from data_pipeline.foundation.object_store import filesystem
 
 CONTENT = random.Random(0).randbytes(20_000_000)
 pytestmark = pytest.mark.timeout(60)
@@ -35,13 +36,13 @@ def bucket(running, monkeypatch):
     for name, value in settings.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.001)
-    remote.filesystem("s3").clear_instance_cache()
+    filesystem("s3").clear_instance_cache()
     client = boto3.client("s3")
     client.create_bucket(Bucket="texts")
     for name in ("a/1.txt", "a/b/2.txt", "b[1].txt", "b1.txt"):
         client.put_object(Bucket="texts", Key=name, Body=name.encode())
     yield client
-    remote.filesystem("s3").clear_instance_cache()
+    filesystem("s3").clear_instance_cache()
 
 
 def test_objects_are_found_in_order(bucket):
