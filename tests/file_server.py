@@ -59,8 +59,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.ranges_asked.append(self.headers.get("Range"))
         served = self.server.files.get(self.path.partition("?")[0])
         fault, _, number = (served.faults.pop(0) if served and served.faults else "fine").partition(" ")
-        if served is None or fault == "status":
-            self.send_error(404 if served is None else int(number))
+        if served is None:
+            self.send_error(404)
+            return
+        if fault == "status":
+            self.send_response(int(number))
+            for name, value in {"Content-Length": "0", **served.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
             return
         content, tag = served.content, served.tag
         if served.later:

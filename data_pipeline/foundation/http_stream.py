@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from data_pipeline.foundation import remote
-from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.errors import UserError, printable
 from data_pipeline.foundation.remote import Interrupted, reason_of
 
 READ_BYTES = 1 << 18
@@ -68,8 +68,8 @@ class HttpStream:
         try:
             # A URL that is encoded already stays as it is: a signature is of its very letters.
             target = yarl.URL(url, encoded=url.isascii() and url.isprintable() and " " not in url)
-            return await session.get(target, **options)
-        except (aiohttp.InvalidURL, ValueError):
+            return await asyncio.wait_for(session.get(target, **options), remote.READ_SECONDS)
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, ValueError):
             raise UserError(f"{self._name} is not a URL that can be read") from None
 
     async def _read(self, size: int) -> bytes:
@@ -91,7 +91,7 @@ class HttpStream:
 
     def _check_status(self, start: int) -> None:
         status, headers = self._response.status, self._response.headers
-        answer = f"the server answers {status} {self._response.reason}"
+        answer = f"the server answers {status} {printable(self._response.reason or '')}".strip()
         self.version: str | None = headers.get("ETag") or headers.get("Last-Modified")
         self.size: int | None
         if status == 200:
@@ -136,7 +136,7 @@ def _web() -> Any:
     import aiohttp
     import fsspec
 
-    seconds = remote.READ_SECONDS
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
-    client = {"timeout": timeout, "auto_decompress": False, "trust_env": True, "read_bufsize": READ_BYTES}
+    # The time for each answer and each read is taken here: a whole file may take any time.
+    no_timeout = aiohttp.ClientTimeout(total=None)
+    client = {"timeout": no_timeout, "auto_decompress": False, "trust_env": True, "read_bufsize": READ_BYTES}
     return fsspec.filesystem("http", client_kwargs=client)

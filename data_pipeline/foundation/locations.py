@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import xxhash
 
-from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.errors import UserError, printable
 from data_pipeline.foundation.http_stream import HttpStream
 from data_pipeline.foundation.object_store import ObjectStream, find_objects
 from data_pipeline.foundation.remote import RemoteFile
@@ -112,13 +112,6 @@ def shown(location: str) -> str:
         if location.lower().startswith("http"):
             location = re.sub(r"[?#].*", "?…", location, flags=re.DOTALL)
     return printable(location)
-
-
-def printable(text: str) -> str:
-    """Return a text on one line, with escapes for what a terminal would obey or can't show."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def file_name(location: str) -> str:

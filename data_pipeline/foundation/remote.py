@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import xxhash
 
-from data_pipeline.foundation.errors import Failure
+from data_pipeline.foundation.errors import Failure, printable
 
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 0.5
@@ -173,8 +173,9 @@ class RemoteFile(io.RawIOBase):
 
 
 def reason_of(error: BaseException) -> str:
-    """Return why something was interrupted, in a few words."""
+    """Return why something was interrupted, in a few words that hold no credentials."""
     if isinstance(error, TimeoutError):
-        return f"no answer within {READ_SECONDS:.0f} s"
-    text = " ".join((getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)).split())
-    return text or type(error).__name__
+        return f"no answer within {READ_SECONDS:g} s"
+    if hasattr(error, "request_info"):
+        return type(error).__name__  # whose own words repeat the URL as it was given
+    return printable(" ".join((getattr(error, "strerror", None) or str(error)).split())) or type(error).__name__

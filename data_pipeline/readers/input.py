@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
-from data_pipeline.foundation.locations import file_name, open_location, printable
+from data_pipeline.foundation.errors import printable
+from data_pipeline.foundation.locations import file_name, open_location
 from data_pipeline.readers.document import Document, Piece, Unreadable
 from data_pipeline.readers.streams import compression_of, decompressed
 

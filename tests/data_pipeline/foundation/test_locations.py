@@ -23,7 +23,7 @@ CONTENT = random.Random(0).randbytes(1_500_000)
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch):
     monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.001)
-    monkeypatch.setattr(remote, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(remote, "READ_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -259,6 +259,17 @@ class TestHttp:
             with pytest.raises((UserError, Failure)) as caught:
                 find(secret)
             assert "S3CRET" not in str(caught.value) and "a.txt" in str(caught.value)
+
+    def test_a_redirection_in_circles_is_given_up_without_a_word_about_the_credentials(self, server):
+        url = server.serve("a.txt", CONTENT, faults=["status 302"] * 100, headers={"Location": "/a.txt?token=S3CRET"})
+        with pytest.raises(Failure, match=r"a\.txt\?… can't be read: TooManyRedirects; tried") as caught:
+            find(url.replace("http://", "http://me:S3CRET@") + "?token=S3CRET")
+        assert "S3CRET" not in str(caught.value)
+
+    def test_a_redirection_to_a_file_is_refused(self, server):
+        url = server.serve("a.txt", CONTENT, faults=["status 302"], headers={"Location": "file:///etc/passwd"})
+        with pytest.raises(UserError, match=r"a\.txt is not a URL that can be read"):
+            find(url)
 
     def test_a_name_is_shown_on_one_line(self):
         assert shown("a\nb\x1b[0m\udcff水.txt") == r"a\nb\x1b[0m\udcff水.txt"
