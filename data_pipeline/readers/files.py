@@ -76,6 +76,7 @@ class Files:
                 yield item
 
     def weights(self) -> dict[str, float]:
+        """Return nothing: one source has no share to take."""
         return {}
 
     def _items(self, piece: Piece) -> Iterator[Document | Unreadable]:
@@ -105,7 +106,7 @@ class Files:
         for pattern in paths:
             matches = [match for part in _saved_dataset(pattern) or [pattern] for match in find(part)]
             if not matches:
-                hint = f"; for a folder's files write '{pattern}/**/*.txt'" if os.path.isdir(pattern) else ""
+                hint = f"; for a folder's files write '{shown(pattern)}/**/*.txt'" if os.path.isdir(pattern) else ""
                 raise UserError(f"{self._key}.paths: no file matches {shown(pattern)}{hint}")
             for match in matches:
                 found.setdefault(match.location, match)
@@ -165,5 +166,5 @@ def _saved_dataset(folder: str) -> list[str]:
         with open(os.path.join(folder, "state.json"), encoding="utf-8") as file:
             names = [entry["filename"] for entry in json.load(file)["_data_files"]]
         return [os.path.join(folder, os.path.basename(name)) for name in names]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []

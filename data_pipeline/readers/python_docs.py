@@ -65,6 +65,7 @@ class PythonDocs:
                 yield Document(text, unit.source, name)
 
     def weights(self) -> dict[str, float]:
+        """Return nothing: none can be given."""
         return {}
 
 

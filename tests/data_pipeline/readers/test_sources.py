@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 from generated_corpus import configuration, generated_texts
@@ -43,6 +44,14 @@ def test_sources_are_read_by_name_with_their_own_settings(folder):
     config = configuration("output=x", *SETTINGS).corpus
     assert documents(config) == [("code", "# of code"), ("web", "from the web")]
     assert open_corpus(config).weights() == {"web": 3.0}
+
+
+def test_a_corpus_can_be_sent_to_another_process(folder):
+    corpus = open_corpus(configuration("output=x", *SETTINGS).corpus)
+    units = corpus.units()
+    sent_corpus, sent_units = pickle.loads(pickle.dumps((corpus, units)))
+    assert sent_units == units
+    assert [list(sent_corpus.read(unit)) for unit in sent_units] == [list(corpus.read(unit)) for unit in units]
 
 
 def test_the_order_does_not_depend_on_how_they_are_written(folder):
