@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,10 +101,18 @@ class Manifest:
         write_json(folder / FILE_NAME, asdict(self))
 
 
-def dataset_fingerprint(shards: Sequence[ShardRecord], dtype: str, tokenizer_fingerprint: str) -> str:
-    """Return a hash of a dataset's content: which tokens, in which order, in which split; never paths or times."""
-    content = [[shard.split, shard.xxh3_128] for shard in shards]
-    return json_hash({"shards": content, "dtype": dtype, "tokenizer": tokenizer_fingerprint})
+def dataset_fingerprint(
+    shards: Sequence[ShardRecord], dtype: str, tokenizer_fingerprint: str, sources: Mapping[str, SourceCounts]
+) -> str:
+    """Return a hash of all that decides what is learnt from a dataset: its tokens, their order and split, and the
+    weights of its sources; never paths or times."""
+    content = {
+        "shards": [[shard.split, shard.xxh3_128] for shard in shards],
+        "dtype": dtype,
+        "tokenizer": tokenizer_fingerprint,
+        "weights": {source: counts.weight for source, counts in sources.items() if counts.weight is not None},
+    }
+    return json_hash(content)
 
 
 def load_manifest(folder: Path) -> Manifest:

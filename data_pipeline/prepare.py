@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from data_pipeline.preparation.read import read_corpus
 from data_pipeline.preparation.remaining import Remaining
 from data_pipeline.preparation.sample import sample_corpus
 from data_pipeline.preparation.workplace import Workplace, publish, workplace
-from data_pipeline.readers import corpus_name, open_corpus
+from data_pipeline.readers import corpus_name, open_corpus, without_secrets
 from data_pipeline.readers.document import Unit
 from data_pipeline.tokenization.bpe import BpeConfig, train_tokenizer
 from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
@@ -89,7 +89,8 @@ def prepare(config: PrepareConfig) -> Manifest:
     started = time.monotonic()
     check_settings(config)
     output = Path(os.path.abspath(config.output))
-    units = open_corpus(config.corpus).units()
+    source = open_corpus(config.corpus)
+    units = source.units()
     settings = content_settings(config)
     with Workers(config.workers or _cores()) as workers:
         if existing := find_existing(output, settings, units, workers, config.overwrite):
@@ -103,7 +104,7 @@ def prepare(config: PrepareConfig) -> Manifest:
             tokenizer = make_tokenizer(place, config.tokenizer, cleaned, remaining, engine)
             encoded = encode(place, config, cleaned, remaining, tokenizer, engine)
             shards = assemble_shards(place, encoded, config.block_tokens, config.shard_tokens, engine)
-            manifest = make_manifest(shards, tokenizer, encoded, corpus, settings)
+            manifest = make_manifest(shards, tokenizer, encoded, cleaned, settings, source.weights())
             check_splits(manifest)
             manifest.save(place.dataset)
             publish(place, output)
@@ -131,7 +132,7 @@ def content_settings(config: PrepareConfig) -> dict[str, Any]:
     if not isinstance(config.tokenizer, BpeConfig):
         tokenizer["fingerprint"] = open_tokenizer(config.tokenizer).fingerprint
     return {
-        "corpus": {"name": corpus_name(config.corpus), **asdict(config.corpus)},
+        "corpus": {"name": corpus_name(config.corpus), **without_secrets(config.corpus)},
         "tokenizer": tokenizer,
         "validation_fraction": config.validation_fraction,
         "block_tokens": config.block_tokens,
@@ -208,23 +209,30 @@ def encode(
 
 
 def make_manifest(
-    shards: list[ShardRecord], tokenizer: Tokenizer, encoded: Encoded, corpus: Corpus, settings: dict[str, Any]
+    shards: list[ShardRecord],
+    tokenizer: Tokenizer,
+    encoded: Encoded,
+    corpus: Corpus,
+    settings: dict[str, Any],
+    weights: Mapping[str, float],
 ) -> Manifest:
     """Return the manifest of what was written."""
     dtype = _dtype(tokenizer)
     whole = encoded.whole()
     blocks = {split: sum(shard.blocks for shard in shards if shard.split == split) for split in whole.splits}
+    sources = {
+        source: SourceCounts(**asdict(composition.total()), weight=weights.get(source))
+        for source, composition in encoded.sources.items()
+    }
     return Manifest(
         format_version=FORMAT_VERSION,
-        fingerprint=dataset_fingerprint(shards, dtype, tokenizer.fingerprint),
+        fingerprint=dataset_fingerprint(shards, dtype, tokenizer.fingerprint, sources),
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocabulary_size=tokenizer.vocabulary_size,
         end_of_document=tokenizer.end_of_document,
         dtype=dtype,
         splits={split: SplitCounts(**asdict(counts), blocks=blocks[split]) for split, counts in whole.splits.items()},
-        sources={
-            source: SourceCounts(**asdict(composition.total())) for source, composition in encoded.sources.items()
-        },
+        sources=sources,
         shards=shards,
         settings=settings,
         stages=corpus.report.to_json()["stages"],
@@ -289,7 +297,7 @@ def _dry_run(config: PrepareConfig, as_json: bool) -> None:
     sources: dict[str, dict[str, int]] = {}
     for unit in open_corpus(config.corpus).units():
         counts = sources.setdefault(unit.source, {"files": 0, "bytes": 0})
-        counts["files"] += len(unit.pieces)
+        counts["files"] += sum(piece.start == 0 for piece in unit.pieces)
         counts["bytes"] += unit.bytes
     if as_json:
         print(json.dumps({"output": config.output, "sources": sources}))
@@ -326,7 +334,8 @@ VERB = Verb(
     groups=("corpus", "tokenizer"),
     keys=(
         ("output=FOLDER", "the dataset; it appears when it is whole"),
-        ("corpus.paths=[…]", "files and patterns to read, with corpus=files"),
+        ("corpus.paths=[…]", "files, URLs and patterns to read, with corpus=files"),
+        ("corpus.sources.NAME.KEY", "the same and more for each of several, with corpus=sources"),
         ("tokenizer.vocabulary_size", "of the tokenizer that is trained on the corpus"),
         ("tokenizer.path", "a ready tokenizer.json, with tokenizer=file"),
         ("validation_fraction", "of documents kept from training"),

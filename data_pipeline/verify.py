@@ -150,7 +150,7 @@ def _verify_counts(folder: Path, manifest: Manifest, repair: bool) -> list[str]:
     """Compare the manifest with its own shards; `manifest.shards` are the records as they should be."""
     stored = load_manifest(folder)
     splits = {split: _split_counts(manifest.shards, split, counts.bytes) for split, counts in manifest.splits.items()}
-    fingerprint = dataset_fingerprint(manifest.shards, manifest.dtype, manifest.tokenizer_fingerprint)
+    fingerprint = dataset_fingerprint(manifest.shards, manifest.dtype, manifest.tokenizer_fingerprint, manifest.sources)
     correct = replace(manifest, splits=splits, fingerprint=fingerprint)
     wrong = [name for name in ("shards", "splits", "fingerprint") if getattr(correct, name) != getattr(stored, name)]
     if not wrong:
@@ -224,7 +224,7 @@ def _rebuild(folder: Path) -> list[str]:
         os.replace(folder / FILE_NAME, folder / f"{FILE_NAME}.damaged")
     Manifest(
         format_version=FORMAT_VERSION,
-        fingerprint=dataset_fingerprint(records, dtype, tokenizer.fingerprint),
+        fingerprint=dataset_fingerprint(records, dtype, tokenizer.fingerprint, sources),
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocabulary_size=tokenizer.vocabulary_size,
         end_of_document=tokenizer.end_of_document,
