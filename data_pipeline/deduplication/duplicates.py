@@ -61,15 +61,15 @@ def find_duplicates(parts: Sequence[SignedPart], folder: Path, config: Duplicate
     config.check()
     if not all(part.duplicates.exists() for part in parts):
         corpus = Corpus(parts, [count_documents(part.signatures, config) for part in parts])
-        memory = config.memory_mb << 20
-        roots = exact_roots = None
+        work, memory = folder / f"memory-{config.memory_mb}", config.memory_mb << 20
+        exact = near = None
         if config.exact.enabled:
-            search = Search(folder / "exact", config.exact.matching(), None, memory)
-            roots = exact_roots = find_matches(search, corpus, run)
+            search = Search("exact duplicates", work / "exact", config.exact.matching(), None, memory)
+            exact = find_matches(search, corpus, run)
         if config.near.enabled:
-            search = Search(folder / "near", config.near.matching(), exact_roots, memory)
-            roots = find_matches(search, corpus, run)
-        task = WriteDuplicates(_write_numbering(folder, corpus), roots, exact_roots)
+            search = Search("near duplicates", work / "near", config.near.matching(), exact, memory)
+            near = find_matches(search, corpus, run)
+        task = WriteDuplicates(_write_numbering(work, corpus), near or exact, exact)
         run("writing duplicates", task, corpus.groups(memory // WRITING_BYTES))
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -100,8 +100,7 @@ class WriteDuplicates:
         numbering = Numbering(*np.load(self.numbering))
         rows = np.arange(group.rows.start, group.rows.stop)
         roots, exact_roots = (
-            rows if path is None else np.load(path, mmap_mode="r")[group.rows]
-            for path in (self.roots, self.exact_roots)
+            np.load(path, mmap_mode="r")[group.rows] if path else rows for path in (self.roots, self.exact_roots)
         )
         originals = np.where(roots == rows, NO_DOCUMENT, numbering.of(roots))
         exact = exact_roots != rows
@@ -113,7 +112,8 @@ class WriteDuplicates:
 
 def _write_numbering(folder: Path, corpus: Corpus) -> Path:
     path, numbering = folder / "numbering.npy", corpus.numbering()
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
-        np.save(file, np.stack((numbering.rows, numbering.numbers)))
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            np.save(file, np.stack((numbering.rows, numbering.numbers)))
     return path

@@ -105,7 +105,7 @@ def signature_version() -> str:
     """Return what has to be the same for two signatures to be comparable, beside the settings."""
     from rensa import RMinHash
 
-    return f"rensa-{RMinHash.ALGORITHM_VERSION}-{np.dtype(np.uint8).name}-{SEED}"
+    return f"R-MinHash {RMinHash.ALGORITHM_VERSION}, seed {SEED}"
 
 
 def _batches(texts: Sequence[str]) -> Iterator[slice]:

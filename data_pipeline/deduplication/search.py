@@ -34,7 +34,7 @@ SORTING_BYTES = 64
 UNITING_BYTES = 128
 """Of memory for a link of 16 bytes while it is followed to both roots."""
 RANGE_FILL = 0.8
-"""Of the memory is used by an average range of keys, so that hardly one has to be halved."""
+"""Of the memory is used by an average range of keys, so that hardly one has to be divided."""
 
 
 class Run(Protocol):
@@ -48,12 +48,14 @@ class Search:
     """What the tasks of a search have in common.
 
     Args:
-        folder: of its files.
+        name: for a person.
+        folder: of its files, which are not those of a search with other parts, matching or memory.
         matching: which documents match.
         start: file of the roots of an earlier search, whose duplicates take no part in this one; None without.
         memory: bytes that a task may use for its arrays.
     """
 
+    name: str
     folder: Path
     matching: Matching
     start: Path | None
@@ -85,9 +87,9 @@ def find_matches(search: Search, corpus: Corpus, run: Run) -> Path:
         first_rows = tuple(group.first_row for group in groups)
         sorting_bytes = corpus.documents * matching.bands * SORTING_BYTES
         ranges = equal_ranges(math.ceil(sorting_bytes / (memory * RANGE_FILL)) or 1)
-        run(f"sorting {matching.name}", SortGroup(search), groups)
-        run(f"linking {matching.name}", LinkRange(search, first_rows), list(enumerate(ranges)))
-        run(f"uniting {matching.name}", UniteLinks(search, corpus.documents), [len(ranges)])
+        run(f"sorting {search.name}", SortGroup(search), groups)
+        run(f"linking {search.name}", LinkRange(search, first_rows), list(enumerate(ranges)))
+        run(f"uniting {search.name}", UniteLinks(search, corpus.documents), [len(ranges)])
     for kind in ("records", "sketches", "links"):
         shutil.rmtree(search.folder / kind, ignore_errors=True)
     return search.roots
@@ -146,13 +148,14 @@ class LinkRange:
                 file.write(links.tobytes())
 
     def _links(self, keys: KeyRange, files: RecordFiles, linker: Linker) -> Iterator[NDArray[np.int64]]:
-        if files.count(keys) * SORTING_BYTES <= self.search.memory:
+        count, middle = files.survey(keys)
+        if count * SORTING_BYTES <= self.search.memory:
             yield from linker.link_buckets(*files.read(keys))
         elif keys.high - keys.low == 1:
             yield from linker.link_bucket(files.documents(keys.low))
         else:
-            for half in keys.halves():
-                yield from self._links(half, files, linker)
+            for part in keys.around(middle):
+                yield from self._links(part, files, linker)
 
 
 @dataclass(frozen=True)

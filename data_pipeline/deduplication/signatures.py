@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -62,7 +63,8 @@ def save_signatures(path: Path, tensors: dict[str, NDArray], documents: int, con
     """
     from safetensors.numpy import save
 
-    metadata = {"format": FORMAT, "documents": str(documents), "settings": _settings(config)}
+    # One entry, since safetensors writes several in an order of chance.
+    metadata = {FORMAT: json.dumps({"documents": documents, "settings": _settings(config)})}
     with whole_file(path) as file:
         file.write(save(tensors, metadata))
 
@@ -77,12 +79,12 @@ def count_documents(path: Path, config: DuplicatesConfig) -> int:
 
     try:
         with safe_open(path, framework="np") as file:
-            metadata = file.metadata()
+            header = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
     except (OSError, SafetensorError) as error:
         raise Failure(f"{path} can't be read as signatures: {error}; remove it, to have it made again") from None
-    if metadata.get("format") != FORMAT or metadata["settings"] != _settings(config):
+    if header.get("settings") != _settings(config):
         raise Failure(f"{path} holds signatures made with other settings; remove it, to have it made again")
-    return int(metadata["documents"])
+    return int(header["documents"])
 
 
 def read_signatures(path: Path, name: str) -> NDArray:
@@ -93,7 +95,7 @@ def read_signatures(path: Path, name: str) -> NDArray:
         return file.get_tensor(name)
 
 
-def _settings(config: DuplicatesConfig) -> str:
-    """Return what signatures depend on."""
+def _settings(config: DuplicatesConfig) -> list[Any]:
+    """Return what signatures depend on, as it comes back from JSON."""
     near = [config.near.permutations, config.near.ngram, signature_version()] if config.near.enabled else None
-    return json.dumps({"exact": config.exact.enabled, "near": near})
+    return [config.exact.enabled, near]

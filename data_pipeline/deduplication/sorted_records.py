@@ -27,9 +27,9 @@ class KeyRange:
     low: int
     high: int
 
-    def halves(self) -> tuple[KeyRange, KeyRange]:
-        middle = (self.low + self.high) // 2
-        return KeyRange(self.low, middle), KeyRange(middle, self.high)
+    def around(self, key: int) -> tuple[KeyRange, KeyRange, KeyRange]:
+        """Return the keys below a key, the key itself, and the keys above it."""
+        return KeyRange(self.low, key), KeyRange(key, key + 1), KeyRange(key + 1, self.high)
 
 
 def equal_ranges(count: int) -> list[KeyRange]:
@@ -56,8 +56,16 @@ class RecordFiles:
     def __init__(self, paths: Sequence[Path]):
         self._paths = paths
 
-    def count(self, keys: KeyRange) -> int:
-        return sum(records.shape[1] for records in self._slices(keys))
+    def survey(self, keys: KeyRange) -> tuple[int, int]:
+        """Return the number of records, and a key in the midst of them: the most common one where it prevails."""
+        count = largest = 0
+        middle = keys.low
+        for records in self._slices(keys):
+            found = records.shape[1]
+            count += found
+            if found > largest:
+                largest, middle = found, int(records[0, found // 2])
+        return count, middle
 
     def read(self, keys: KeyRange) -> tuple[Hashes, NDArray[np.int64]]:
         """Return (records,) keys and documents in the order of (key, document)."""
