@@ -57,6 +57,16 @@ def test_in_a_small_bucket_all_pairs_are_compared(tmp_path, distance):
     assert components(bucket.link(), 30) == components(pairs, 30)
 
 
+def test_in_a_small_bucket_also_documents_are_linked_that_are_like_each_other_but_not_like_a_leader(tmp_path):
+    draw = np.random.default_rng(0)
+    chain = [draw.integers(0, 256, 64, np.uint8)]
+    for place in range(3):  # each differs from the one before in 14 slots, which is just allowed
+        chain.append(chain[-1].copy())
+        chain[-1][14 * place : 14 * (place + 1)] += 1
+    bucket = Bucket(tmp_path, np.stack([chain[place] for place in (0, 3, 1, 2)]))
+    assert bucket.link() == {(0, 2), (2, 3), (1, 3)}
+
+
 def test_a_stranger_that_comes_first_hides_nobody_in_a_large_bucket(tmp_path):
     sketches = np.concatenate((families(3, 1, 0, seed=5), families(2, 100, 5)))
     bucket = Bucket(tmp_path, sketches)

@@ -17,7 +17,7 @@ from data_pipeline.deduplication import search
 from data_pipeline.deduplication.duplicates import Duplicates, find_duplicates, read_duplicates
 from data_pipeline.deduplication.exact import ExactDuplicatesConfig
 from data_pipeline.deduplication.minhash import NearDuplicatesConfig, sign
-from data_pipeline.deduplication.search import Search, find_matches
+from data_pipeline.deduplication.search import Search, SortGroup, find_matches
 from data_pipeline.deduplication.signatures import DuplicatesConfig, count_documents
 from data_pipeline.deduplication.signed_parts import Corpus
 from data_pipeline.parallel import Workers
@@ -128,6 +128,40 @@ def test_two_workers_find_what_one_finds(corpus, expected, many_tasks, tmp_path)
     parts = write_parts(tmp_path, corpus, CONFIG, range(0, len(corpus), 20))
     with Workers(2) as workers:
         assert as_lists(duplicates_of(parts, CONFIG, InWorkers(workers))) == expected
+
+
+def test_a_task_whose_result_is_there_does_nothing(corpus, expected, many_tasks, tmp_path):
+    parts = write_parts(tmp_path, corpus, CONFIG, range(0, len(corpus), 30))
+
+    def files() -> dict[str, int]:
+        return {str(path): path.stat().st_ino for path in tmp_path.rglob("*")}
+
+    def twice(name, task, items):
+        for item in items:
+            task(item)
+            after_once = files()
+            task(item)
+            assert files() == after_once
+
+    assert as_lists(duplicates_of(parts, CONFIG, twice)) == expected
+
+
+def test_only_the_first_of_exact_duplicates_is_compared_with_others(tmp_path):
+    texts = texts_with_edited_copies(ENGLISH, 2, seed=7)
+    parts = write_parts(tmp_path, texts * 5, CONFIG)
+    corpus = Corpus(parts, [len(texts) * 5])
+    exact = Search("exact", tmp_path / "exact", CONFIG.exact.matching(), None, 1 << 20)
+    near = Search("near", tmp_path / "near", CONFIG.near.matching(), exact.roots, 1 << 20)
+    records = []
+
+    def counting(name, task, items):
+        one_by_one(name, task, items)
+        if isinstance(task, SortGroup):
+            records.append(np.load(task.search.file("records", 0)).shape[1])
+
+    for each in (exact, near):
+        find_matches(each, corpus, counting)
+    assert records == [len(texts) * 5, len(set(texts)) * near.matching.bands]
 
 
 class Stopped(Exception):

@@ -40,6 +40,18 @@ def test_a_signature_is_a_function_of_the_set_of_shingles_alone(monkeypatch):
     assert np.array_equal(again[0], again[1])
 
 
+@pytest.mark.parametrize("permutations", [64, 256, 300])
+@pytest.mark.parametrize("threshold", [0.25, 0.5, 0.8, 0.85, 1.0])
+def test_as_many_slots_must_agree_as_make_the_estimate_reach_the_threshold(threshold, permutations):
+    least = NearDuplicatesConfig(threshold=threshold, permutations=permutations).matching().agreement
+
+    def estimate(agreeing: int) -> float:
+        return (agreeing / permutations - 1 / 256) / (1 - 1 / 256)
+
+    assert estimate(least) >= threshold - 1e-9
+    assert estimate(least - 1) < threshold
+
+
 def test_texts_without_words_have_no_shingles():
     _, counts = sign(["?!", "", "one", "one two three four five six"], NearDuplicatesConfig())
     assert counts.tolist() == [0, 0, 1, 2]
