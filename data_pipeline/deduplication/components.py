@@ -5,13 +5,13 @@ A document's root is the smallest document of its component, so the result doesn
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from data_pipeline.foundation.files import whole_file
 
 Parents = NDArray[np.int64]
 
@@ -27,7 +27,8 @@ def write_roots(path: Path, start: Path | None, documents: int, links: Iterable[
         rows: documents and links in memory at a time.
     """
     blocks = [slice(first, min(first + rows, documents)) for first in range(0, documents, rows)]
-    with _whole_array(path, documents) as parents:
+    with whole_file(path) as file:
+        parents = np.lib.format.open_memmap(file.name, "w+", np.int64, (documents,))
         roots = None if start is None else np.load(start, mmap_mode="r")
         for block in blocks:
             parents[block] = np.arange(block.start, block.stop) if roots is None else roots[block]
@@ -36,6 +37,7 @@ def write_roots(path: Path, start: Path | None, documents: int, links: Iterable[
                 unite(parents, pairs[first : first + rows])
         for block in blocks:
             find(parents, np.arange(block.start, block.stop))
+        parents.flush()
 
 
 def unite(parents: Parents, links: NDArray[np.int64]) -> None:
@@ -64,16 +66,3 @@ def find(parents: Parents, documents: NDArray[np.int64]) -> NDArray[np.int64]:
         if np.array_equal(up, above):
             return up
         parents[documents] = above
-
-
-@contextmanager
-def _whole_array(path: Path, length: int) -> Iterator[Parents]:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        array = np.lib.format.open_memmap(beside, "w+", np.int64, (length,))
-        yield array
-        array.flush()
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise

@@ -4,6 +4,19 @@
 
 Every step is a set of tasks that can be done in any order by any number of processes, and that are skipped where their
 result is there already; so the answer is the same whatever was interrupted.
+
+A process takes `memory_mb` and some 60 MB for itself, however many documents there are. Only the roots, 8 bytes a
+document, are accessed at random, in a file that is mapped into memory.
+
+With the default settings a document costs, however long it is, 276 bytes of signatures, and while near duplicates are
+sought 512 bytes of sketches and records, 16 bytes of roots, and up to 256 bytes of links where it is a duplicate. It
+takes 8 to 10 µs of one core, of which the 0.3 µs of uniting can't be divided among processes. What costs most is a page
+template that very many documents share without being alike: up to 0.3 ms for each of these.
+
+So for a billion documents of 5 kB: 280 GB of signatures, made in 40 core hours; 0.6 TB of work files; 3 core hours to
+search, and one more because each of 4,800 ranges of keys is read from each of 4,800 sorted files, a sixteenth of that
+with memory_mb=1024; 5 minutes of one process to unite. The sketches of candidates are read at random, so the work files
+want to be on solid state disks.
 """
 
 from __future__ import annotations

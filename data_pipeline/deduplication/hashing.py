@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
 BASE = 0x9E3779B97F4A7C15
-SMALLEST_TABLE = 1 << 18
+USUAL_NUMBERS = 1 << 18
 
 
 def mixed(numbers: Hashes) -> Hashes:
@@ -38,13 +38,17 @@ def run_hashes(numbers: Hashes, starts: NDArray[np.int64], ends: NDArray[np.int6
     Returns:
         (runs,) well mixed.
     """
-    powers, inverses = _powers(max(SMALLEST_TABLE, 1 << len(numbers).bit_length()))
+    powers, inverses = _usual_powers() if len(numbers) <= USUAL_NUMBERS else _powers(len(numbers))
     sums = np.zeros(len(numbers) + 1, np.uint64)
     np.cumsum(numbers * powers[: len(numbers)], out=sums[1:])
     return mixed((sums[ends] - sums[starts]) * inverses[starts])
 
 
 @functools.lru_cache(maxsize=1)
+def _usual_powers() -> tuple[Hashes, Hashes]:
+    return _powers(USUAL_NUMBERS)
+
+
 def _powers(count: int) -> tuple[Hashes, Hashes]:
     """Return the powers of BASE, and their inverses, which exist because it is odd."""
     tables = []

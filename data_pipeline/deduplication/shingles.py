@@ -10,6 +10,7 @@ import functools
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +39,8 @@ UNSPACED_SCRIPTS = (
     (0x1AFF0, 0x1B16F),  # Hiragana, Katakana
     (0x20000, 0x3FFFF),  # Han
 )
-ASSIGNED = (*range(0x40000), *range(0xE0100, 0xE01F0))
-"""Where there are letters, marks and numbers; behind and between there are only tags and characters for private use."""
+ASSIGNED = (range(0x40000), range(0xE0100, 0xE01F0))
+"""Where there are letters, marks and numbers. Elsewhere there are only tags and characters for private use."""
 SEPARATOR, IN_WORD, ALONE = 0, 1, 2
 
 
@@ -105,7 +106,7 @@ def _tokens_of_window(code_points: NDArray[np.uint32]) -> tuple[Hashes, NDArray[
 def _characters() -> tuple[NDArray[np.uint8], Hashes]:
     """Return what every code point is in a text, and its hash."""
     kinds = np.full(0x110000, SEPARATOR, np.uint8)
-    kinds[[point for point in ASSIGNED if unicodedata.category(chr(point))[0] in "LMN"]] = IN_WORD
+    kinds[[point for point in chain(*ASSIGNED) if unicodedata.category(chr(point))[0] in "LMN"]] = IN_WORD
     for first, last in UNSPACED_SCRIPTS:
         script = kinds[first : last + 1]
         script[script == IN_WORD] = ALONE
