@@ -14,13 +14,14 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 from rich.markup import escape
 
+from data_pipeline.cleaning.chain import CleaningConfig, check_cleaning
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.progress import say
 from data_pipeline.foundation.verb import Request, Verb
@@ -42,7 +43,7 @@ from data_pipeline.preparation.encode import Encoded, EncodeSettings, encode_cor
 from data_pipeline.preparation.engine import Engine, LocalEngine
 from data_pipeline.preparation.inputs import content_hash, stamp
 from data_pipeline.preparation.read import read_corpus
-from data_pipeline.preparation.remaining import Remaining
+from data_pipeline.preparation.remaining import Remaining, find_remaining
 from data_pipeline.preparation.sample import sample_corpus
 from data_pipeline.preparation.workplace import Workplace, publish, workplace
 from data_pipeline.readers import corpus_name, open_corpus, without_secrets
@@ -59,6 +60,7 @@ class PrepareConfig:
     Args:
         output: folder of the dataset.
         corpus: what to read: one of `readers.CORPORA`.
+        cleaning: what to do with it before it is encoded.
         tokenizer: how to make it tokens: one of `tokenization.TOKENIZERS`.
         workers: processes; the cores that this process may use if None. Has no influence on the result.
         validation_fraction: of documents.
@@ -70,6 +72,7 @@ class PrepareConfig:
 
     output: str = MISSING
     corpus: Any = MISSING
+    cleaning: CleaningConfig = field(default_factory=CleaningConfig)
     tokenizer: Any = MISSING
     workers: int | None = None
     validation_fraction: float = 0.02
@@ -99,11 +102,12 @@ def prepare(config: PrepareConfig) -> Manifest:
         with workplace(output, {**settings, "files": stamp(units)}) as place:
             settings["inputs"] = content_hash(units, workers)
             corpus = read_corpus(place, config.corpus, units, engine)
-            cleaned = clean_corpus(place, corpus, engine)
-            remaining = Remaining(cleaned.folder)
+            cleaned = clean_corpus(place, corpus, config.cleaning, engine)
+            remaining = find_remaining(place, cleaned, config.cleaning.duplicates, engine)
             tokenizer = make_tokenizer(place, config.tokenizer, cleaned, remaining, engine)
             encoded = encode(place, config, cleaned, remaining, tokenizer, engine)
             shards = assemble_shards(place, encoded, config.block_tokens, config.shard_tokens, engine)
+            cleaned.report.add(encoded.report)
             manifest = make_manifest(shards, tokenizer, encoded, cleaned, settings, source.weights())
             check_splits(manifest)
             manifest.save(place.dataset)
@@ -122,6 +126,7 @@ def check_settings(config: PrepareConfig) -> None:
         value = getattr(config, key)
         if value is not None and value < 1:
             raise UserError(f"{key}={value} must be at least 1")
+    check_cleaning(config.cleaning)
     if isinstance(config.tokenizer, BpeConfig):
         config.tokenizer.check()
 
@@ -133,6 +138,7 @@ def content_settings(config: PrepareConfig) -> dict[str, Any]:
         tokenizer["fingerprint"] = open_tokenizer(config.tokenizer).fingerprint
     return {
         "corpus": {"name": corpus_name(config.corpus), **without_secrets(config.corpus)},
+        "cleaning": asdict(config.cleaning),
         "tokenizer": tokenizer,
         "validation_fraction": config.validation_fraction,
         "block_tokens": config.block_tokens,
@@ -204,6 +210,7 @@ def encode(
         dtype=_dtype(tokenizer),
         validation_fraction=config.validation_fraction,
         keep_provenance=config.provenance,
+        privacy=config.cleaning.privacy,
     )
     return encode_corpus(place, corpus, remaining, tokenizer, settings, engine)
 
@@ -331,7 +338,7 @@ VERB = Verb(
     name="prepare",
     summary="text to a dataset folder: token shards, tokenizer, manifest",
     run=_run,
-    groups=("corpus", "tokenizer"),
+    groups=("corpus", "cleaning", "tokenizer"),
     keys=(
         ("output=FOLDER", "the dataset; it appears when it is whole"),
         ("corpus.paths=[…]", "files, URLs and patterns to read, with corpus=files"),

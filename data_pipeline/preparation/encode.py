@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.markup import escape
 
+from data_pipeline.cleaning.privacy import PrivacyConfig, mask
 from data_pipeline.foundation.progress import say
 from data_pipeline.preparation.composition import Composition
 from data_pipeline.preparation.corpus import Corpus
@@ -17,7 +18,8 @@ from data_pipeline.preparation.encoded_parts import EncodedDocument, place_of, w
 from data_pipeline.preparation.engine import Engine
 from data_pipeline.preparation.parts import Part
 from data_pipeline.preparation.records import has_record, read_record, write_record
-from data_pipeline.preparation.remaining import Remaining
+from data_pipeline.preparation.remaining import Numbered, Remaining
+from data_pipeline.preparation.report import Report, excerpt_around
 from data_pipeline.preparation.workplace import Workplace
 from data_pipeline.readers.document import Document, utf8_length
 from data_pipeline.tokenization.encoding import EncodersDifferError, FastEncoder, split_of, why_not_fast
@@ -35,11 +37,13 @@ class Encoded:
     Args:
         folder: of the encoded parts.
         sources: what each source consists of, in the order in which sources were read.
+        report: of duplicates, and of what was kept.
     """
 
     folder: Path
     parts: list[Part]
     sources: dict[str, Composition]
+    report: Report
 
     def whole(self) -> Composition:
         """Return what all sources together consist of."""
@@ -53,6 +57,8 @@ class Encoded:
 
 
 ENCODED = ".safetensors"
+DUPLICATES, KEPT = "duplicates", "kept"
+"""Stages of the report."""
 
 
 def encode_corpus(
@@ -73,13 +79,13 @@ def encode_corpus(
         task = EncodePart(remaining, place.folder("encoded-fast"), settings, difference)
         engine.run("encoding", task, corpus.parts, corpus.megabytes())
         if not difference.exists():
-            return _encoded(task, corpus)
+            return _gathered(task, corpus)
         place.remove("encoded-fast")
         reason = f"{read_record(difference)}; all is encoded again"
     say(escape(f"encoding with tokenizers: {reason}"))
     task = EncodePart(remaining, place.folder("encoded"), settings)
     engine.run("encoding", task, corpus.parts, corpus.megabytes())
-    return _encoded(task, corpus)
+    return _gathered(task, corpus)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class EncodeSettings:
         tokenizer: folder of the tokenizer.
         validation_fraction: of documents, chosen by the hash of their text.
         keep_provenance: keep where each document came from.
+        privacy: what is masked in the excerpts that people see.
     """
 
     tokenizer: Path
@@ -97,6 +104,7 @@ class EncodeSettings:
     dtype: str
     validation_fraction: float
     keep_provenance: bool
+    privacy: PrivacyConfig
 
 
 @dataclass(frozen=True)
@@ -120,20 +128,46 @@ class EncodePart:
         if has_record(self.record(part)) or (self.difference and self.difference.exists()):
             return
         tokenizer, fast = _encoders(self.settings.tokenizer, self.settings.fingerprint, self.difference is not None)
-        composition, encoded = Composition(), []
+        composition, report = Composition(), Report()
+        encoded: list[EncodedDocument] = []
         try:
-            for documents in self.remaining.read(part):
-                texts = [document.text for _, document in documents]
+            for documents in self.remaining.read_all(part):
+                staying = [each for each in documents if self._stays(each, report)]
+                texts = [each.document.text for each in staying]
                 ids = fast.encode(texts) if fast else [np.asarray(tokenizer.encode(text), np.uint32) for text in texts]
-                for (number, document), document_ids in zip(documents, ids):
-                    result = self._encoded(document, number, np.append(document_ids, tokenizer.end_of_document))
-                    composition.count(result.split, document.language, utf8_length(document.text), len(result.tokens))
+                for each, document_ids in zip(staying, ids):
+                    tokens = np.append(document_ids, tokenizer.end_of_document)
+                    result = self._encoded(each.document, each.number, tokens)
+                    size = utf8_length(each.document.text)
+                    composition.count(result.split, each.document.language, size, len(result.tokens))
                     encoded.append(result)
         except EncodersDifferError as error:
             assert self.difference is not None
             return write_record(self.difference, str(error))
         write_encoded(part.file(self.encoded, ENCODED), encoded, tokenizer.vocabulary_size, self.settings.dtype)
-        write_record(self.record(part), asdict(composition))
+        write_record(self.record(part), {"composition": asdict(composition), "report": report.to_json()})
+
+    def _stays(self, each: Numbered, report: Report) -> bool:
+        """Count a document, and say whether it is none of the duplicates."""
+        document, size = each.document, utf8_length(each.document.text)
+        if self.remaining.duplicates is not None:
+            counts = report.counts(DUPLICATES, document.source)
+            counts.taken.add(1, size)
+            if each.original is not None:
+                kind = "exact" if each.exact else "near"
+                report.dropped(DUPLICATES, document.source, kind, size)
+                if report.wants_example(f"{DUPLICATES}/{kind}", document.key):
+                    text = self._shown(document)
+                    report.add_example(f"{DUPLICATES}/{kind}", document.key, text, None, each.original)
+                return False
+            counts.given.add(1, size)
+        if report.wants_example(f"{KEPT}/{document.source}", document.key):
+            text = self._shown(document)
+            report.add_example(f"{KEPT}/{document.source}", document.key, text, text)
+        return True
+
+    def _shown(self, document: Document) -> str:
+        return mask(excerpt_around(document.text, 0), self.settings.privacy)[0]
 
     def _encoded(self, document: Document, number: int, tokens: np.ndarray) -> EncodedDocument:
         return EncodedDocument(
@@ -145,11 +179,14 @@ class EncodePart:
         )
 
 
-def _encoded(task: EncodePart, corpus: Corpus) -> Encoded:
-    sources: dict[str, Composition] = {}
+def _gathered(task: EncodePart, corpus: Corpus) -> Encoded:
+    encoded = Encoded(task.encoded, corpus.parts, {}, Report())
     for part in corpus.parts:
-        sources.setdefault(part.source, Composition()).add(Composition.from_json(read_record(task.record(part))))
-    return Encoded(task.encoded, corpus.parts, sources)
+        record = read_record(task.record(part))
+        composition = encoded.sources.setdefault(part.source, Composition())
+        composition.add(Composition.from_json(record["composition"]))
+        encoded.report.add(Report.from_json(record["report"]))
+    return encoded
 
 
 def _proof_texts(corpus: Corpus, remaining: Remaining) -> Iterator[str]:
@@ -157,7 +194,7 @@ def _proof_texts(corpus: Corpus, remaining: Remaining) -> Iterator[str]:
     parts = corpus.parts[:: -(-len(corpus.parts) // PROOF_PARTS)]
     for part in parts:
         rest = PROOF_BYTES // len(parts)
-        for _, document in next(remaining.read(part), []):
+        for document in next(remaining.read(part), []):
             if rest > 0:
                 yield document.text[:rest]
                 rest -= len(document.text)

@@ -48,12 +48,18 @@ class StageCounts:
 
 @dataclass(frozen=True)
 class Example:
-    """A piece of a document, as it was and as it became; `after` is None where it was dropped."""
+    """A piece of a document, as it was and as it became.
+
+    Args:
+        after: None where the document was dropped.
+        original: number of the document that it duplicates.
+    """
 
     rank: int
     key: str
     before: str
     after: str | None
+    original: int | None = None
 
 
 @dataclass
@@ -74,8 +80,8 @@ class Report:
         kept = self.examples.get(kind, [])
         return len(kept) < EXAMPLES or _rank(key) < kept[-1].rank
 
-    def add_example(self, kind: str, key: str, before: str, after: str | None) -> None:
-        self._keep(kind, Example(_rank(key), key, before, after))
+    def add_example(self, kind: str, key: str, before: str, after: str | None, original: int | None = None) -> None:
+        self._keep(kind, Example(_rank(key), key, before, after, original))
 
     def add(self, other: Report) -> None:
         """Add another part's report to this one."""

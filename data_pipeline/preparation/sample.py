@@ -61,6 +61,6 @@ class SamplePart:
 
     def _pieces(self, part: Part) -> Iterator[str]:
         for documents in self.remaining.read(part):
-            for _, document in documents:
+            for document in documents:
                 for start in range(0, len(document.text), PIECE_CHARACTERS):
                     yield document.text[start : start + PIECE_CHARACTERS]
