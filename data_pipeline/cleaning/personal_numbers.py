@@ -171,7 +171,7 @@ _IPV6 = re.compile(
     re.ASCII,
 )
 _ABOUT_VERSIONS = re.compile(
-    r"(?:\bv|\bver|versions?|release|build|firmware|driver|oid|section|chapter|§|版本|固件|驱动|章节|第)[^0-9\n]{0,6}$",
+    r"(?:\bv|\bver|versions?|release|build|kernel|firmware|driver|oid|section|chapter|§|版本|固件|驱动|章节|第)[^0-9\n]{0,6}$",
     re.IGNORECASE,
 )
 _ABOUT_ADDRESSES = re.compile(
@@ -196,25 +196,31 @@ def find_ip_addresses(text: str, places: list[Span], private: bool) -> Iterator[
         numbers = match[0].split(".")
         if max(map(int, numbers)) > 255 or all(len(number) == 1 for number in numbers):
             continue
-        if max(map(int, numbers)) < _LOW:
+        if max(map(int, numbers)) < _LOW and _is_global(match[0]):
             sure = _PORT_OR_MASK.match(text, match.end()) or _before(_ABOUT_ADDRESSES, text, match.start())
         else:
             sure = not _before(_ABOUT_VERSIONS, text, match.start())
-        if sure and _is_wanted(match[0], private):
+        if sure and (_is_global(match[0]) or (private and _is_private(match[0]))):
             yield match.span()
     for match in _IPV6.finditer(text):
-        if _is_wanted(match[0], private):
+        if _is_global(match[0]) or (private and _is_private(match[0])):
             yield match.span()
 
 
-def _is_wanted(address: str, private: bool) -> bool:
+def _is_global(address: str) -> bool:
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
         return False
-    if found.is_unspecified or found.is_loopback or found.is_multicast:
+    return found.is_global and not found.is_multicast
+
+
+def _is_private(address: str) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
         return False
-    return private or found.is_global
+    return found.is_private and not (found.is_unspecified or found.is_loopback)
 
 
 # Telephones
@@ -241,7 +247,7 @@ _ABOUT_PHONES = re.compile(
     r"(?:\b(?:tele)?(?:phone|fax)|\bt[eé]l(?:[eé](?:f[oó]n[eo]?|phone))?"
     r"|\bmob(?:ile)?|\bcell(?:phone)?|\bwhats ?app|\bhotline|\bph(?=[.:])"
     r"|电话|電話|手机|手機|传真|傳真|热线|熱線|座机|联系方式|聯絡)"
-    r"[\"']?(?: ?(?:no\.?|number|nr\.?|is|号码|號碼|号|是|为)){0,2}[\s.:：=|\"'（(]{0,6}$",
+    r"[\"']?(?: ?(?:no\.?|number|nr\.?|is|号码|號碼|号|是|为)){0,2}[\s.:：=|>\"'（(]{0,6}$",
     re.IGNORECASE,
 )
 _ABOUT_CALLING = re.compile(
@@ -300,7 +306,7 @@ def _is_contact(text: str, start: int, stop: int) -> bool:
         return True
     if _before(_QUANTITY_BEFORE, text, start) or _QUANTITY_AFTER.match(text, stop):
         return False
-    beside = text[max(start - 12, 0) : start] + text[stop : stop + 6]
+    beside = text[max(start - 20, 0) : start] + text[stop : stop + 6]
     return _HAN.search(beside) is not None or "@" in text[max(start - 40, 0) : stop + 40]
 
 
@@ -308,7 +314,9 @@ def _is_number(written: str, sure: bool) -> bool:
     """Say whether this is neither a row of numbers nor a date, and valid in the United States or China or, where it is
     certainly called a telephone, as long as a local number or one with a trunk prefix."""
     digits = re.sub("[^0-9]", "", written)
-    if len(re.findall("[0-9]+", written)) > 5 or re.match(r"(?:19|20)[0-9]{2}-?(?:0[1-9]|1[0-2])-?[0-3][0-9]", written):
+    if len(re.findall("[0-9]+", written)) > 5 or re.match(
+        r"(?:19|20)[0-9]{2}(?:-?(?:0[1-9]|1[0-2])-?[0-3][0-9]|-(?:19|20))", written
+    ):
         return False
     if _is_valid(digits, "US") or _is_valid(digits, "CN"):
         return True

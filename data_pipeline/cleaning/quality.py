@@ -178,7 +178,7 @@ class Measures:
         known = _hashes_of_stop_words()
         places = np.searchsorted(known, words.hashes).clip(max=len(known) - 1)
         found = int(np.count_nonzero(np.bincount(places[known[places] == words.hashes])))
-        if (words.kinds >= THAI).any():
+        if ((words.kinds == HANGUL) | (words.kinds >= THAI)).any():
             found += sum(word in self._text for word in STOP_RUNS)
         return found if found or self._script_has_stop_words() else None
 

@@ -15,7 +15,7 @@ STOP_WORDS = frozenset(
     ve bir bu için ile  și nu este din care  dan yang untuk dengan ini  và là của không được  na ya wa kwa ni
     και το να της για του με  и в не на что это как по  і та що не є  и на е за се
     של את לא על זה גם עם  في من على أن إلى التي هذا  و در به از که این را  کے میں ہے کی اور
-    के में है और की को से यह  수 있는 그 이 것 및 등 또한 있다 대한
+    के में है और की को से यह
     的 是 在 了 不 和 有 这 這 我 他 也 就 人 上 个 個 之 其 而 以 者 为 為 于 於 无 無
     の に は を た が で て と し れ さ
     """.split()
@@ -23,12 +23,13 @@ STOP_WORDS = frozenset(
 """Units: words as they stand between spaces, in lower case; characters of Chinese, modern and classical, and kana."""
 
 STOP_RUNS = (
+    *("는 ", "은 ", "을 ", "를 ", "에 ", "의 ", "이 ", "가 ", "다."),
     *("ที่", "และ", "ใน", "เป็น", "มี", "ได้", "ของ", "ไม่", "ให้"),
     *("ແລະ", "ຂອງ", "ໃນ", "ທີ່", "ເປັນ"),
     *("និង", "ជា", "នៅ", "ដែល", "មាន"),
     *("သည်", "နှင့်", "ကို", "များ", "မှာ"),
 )
-"""Words of several units: Thai, Lao, Khmer, Burmese."""
+"""Parts of words, Korean, and words of several units, Thai, Lao, Khmer and Burmese, as they stand in the text."""
 
 SCRIPTS_WITH_STOP_WORDS = (
     *((0x41, 0x24F), (0x1E00, 0x1EFF)),  # Latin

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 WHOLE = 20
 """What a word counts; all fractions are whole numbers of twentieths."""
 
-SPACE, SEPARATOR, OTHER, LETTER, HANGUL, HAN, KANA, THAI, LAO, KHMER, BURMESE, TIBETAN = range(12)
-"""Kinds of characters. `SEPARATOR` is punctuation of the scripts without spaces; `OTHER` joins words as letters do."""
+SPACE, SEPARATOR, OTHER, DIGIT, LETTER, HANGUL, HAN, KANA, THAI, LAO, KHMER, BURMESE, TIBETAN = range(13)
+"""Kinds of characters. `SEPARATOR` is punctuation of the scripts without spaces; `OTHER`, all other punctuation and
+marks, joins words as letters do."""
 
-SHARES = np.array([0, 0, WHOLE, WHOLE, WHOLE, 12, 10, 5, 5, 4, 4, 4], np.int64)
+SHARES = np.array([0, 0, WHOLE, WHOLE, WHOLE, WHOLE, 12, 10, 5, 5, 4, 4, 4], np.int64)
 """What a unit of a kind counts, in twentieths of a word."""
 
-LETTERS = np.array([10, 20, 10, 10, 20, 36, 30, 15, 15, 12, 12, 12], np.int64)
+LETTERS = np.array([10, 20, 10, 10, 10, 20, 36, 30, 15, 15, 12, 12, 12], np.int64)
 """How many letters of an alphabet say as much as a character of a kind, in tenths: six, with the space, make a word."""
 
 _RANGES = {
@@ -178,6 +179,8 @@ def _kinds() -> NDArray[np.uint8]:
         character = chr(code)
         if character.isalpha():
             kinds[code] = LETTER
+        elif character.isnumeric():
+            kinds[code] = DIGIT
         elif character.isspace():
             kinds[code] = SPACE
     for kind, ranges in _RANGES.items():
@@ -195,7 +198,7 @@ def _strict_kinds() -> NDArray[np.uint8]:
 
     kinds = _kinds().copy()
     for code in np.flatnonzero(kinds == OTHER):
-        if unicodedata.category(chr(code))[0] not in "MN":
+        if unicodedata.category(chr(code))[0] != "M":
             kinds[code] = SEPARATOR
     return kinds
 
