@@ -1,0 +1,96 @@
+"""Which language a document is in, by py3langid; and leaving out those in others than are wanted."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from data_pipeline.cleaning.stage import Dropped, Kept
+from data_pipeline.foundation.errors import UserError
+from data_pipeline.readers.document import Document
+
+PIECES = 8
+"""A document is looked at in so many places, so that its licence or its menu doesn't decide."""
+
+MEMBERS = {"yue": "zh", "wuu": "zh"}
+"""Languages that count as the one whose writing they share: ISO 639-3 has them in the macrolanguage Chinese, and the
+classifier takes classical Chinese for them."""
+
+
+@dataclass
+class LanguageConfig:
+    """Settings of language identification.
+
+    Args:
+        enabled: identify the language of every document.
+        keep: ISO 639 codes of the languages that are kept; all if empty.
+        minimum_confidence: probability of the language, from 0 to 1, below which a document is dropped.
+        characters: of a document that are looked at, white space collapsed.
+    """
+
+    enabled: bool = False
+    keep: list[str] = field(default_factory=list)
+    minimum_confidence: float = 0.0
+    characters: int = 2_000
+
+
+class Language:
+    """Sets a document's language. Drops it as `other_language`, or as `uncertain_language` below the confidence.
+
+    The classifier is py3langid's naive Bayes over byte n-grams (Lui and Baldwin 2012, langid.py, retrained): of the
+    libraries that carry their model with them, the one that was right most often on manuals in English and Chinese.
+    """
+
+    def __init__(self, config: LanguageConfig):
+        self._config = config
+
+    def apply(self, document: Document) -> Kept | Dropped:
+        language, confidence = identify(_sample(document.text, self._config.characters))
+        if confidence < self._config.minimum_confidence:
+            return Dropped("uncertain_language")
+        if self._config.keep and language not in self._config.keep:
+            return Dropped("other_language")
+        return Kept(replace(document, language=language))
+
+
+def identify(text: str) -> tuple[str, float]:
+    """Return the ISO 639 code of the language that the text is most probably in, and the probability."""
+    probabilities: dict[str, float] = {}
+    for language, probability in _classifier().rank(text):
+        language = MEMBERS.get(language, language)
+        probabilities[language] = probabilities.get(language, 0.0) + probability
+    return max(probabilities.items(), key=lambda item: item[1])
+
+
+def check_language(config: LanguageConfig) -> None:
+    """Refuse settings that can't be meant. Raises UserError."""
+    if not 0 <= config.minimum_confidence <= 1:
+        raise UserError(f"cleaning.language.minimum_confidence={config.minimum_confidence} must lie between 0 and 1")
+    if config.characters < 1:
+        raise UserError(f"cleaning.language.characters={config.characters} must be at least 1")
+    if config.enabled and (unknown := set(config.keep) - known_languages()):
+        raise UserError(
+            f"cleaning.language.keep: {sorted(unknown)[0]} is no language that can be identified; "
+            f"known are {' '.join(sorted(known_languages()))}"
+        )
+
+
+def known_languages() -> set[str]:
+    """Return the codes of all languages that can be identified."""
+    return {MEMBERS.get(language, language) for language in _classifier().labels}
+
+
+def _sample(text: str, characters: int) -> str:
+    text = " ".join(text.split())
+    if len(text) <= characters:
+        return text
+    piece = -(-characters // PIECES)
+    return " ".join(text[number * (len(text) - piece) // (PIECES - 1) :][:piece] for number in range(PIECES))
+
+
+@functools.cache
+def _classifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
