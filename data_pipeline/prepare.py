@@ -133,12 +133,13 @@ def check_settings(config: PrepareConfig) -> None:
 
 def content_settings(config: PrepareConfig) -> dict[str, Any]:
     """Return every setting that has an influence on the content."""
-    tokenizer = asdict(config.tokenizer)
+    cleaning, tokenizer = asdict(config.cleaning), asdict(config.tokenizer)
+    del cleaning["duplicates"]["memory_mb"]
     if not isinstance(config.tokenizer, BpeConfig):
         tokenizer["fingerprint"] = open_tokenizer(config.tokenizer).fingerprint
     return {
         "corpus": {"name": corpus_name(config.corpus), **without_secrets(config.corpus)},
-        "cleaning": asdict(config.cleaning),
+        "cleaning": cleaning,
         "tokenizer": tokenizer,
         "validation_fraction": config.validation_fraction,
         "block_tokens": config.block_tokens,

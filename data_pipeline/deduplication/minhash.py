@@ -53,20 +53,24 @@ class NearDuplicatesConfig:
     def check(self) -> None:
         """Refuse settings that find nothing or can't be met. Raises UserError."""
         if not 0 < self.threshold <= 1:
-            raise UserError(f"near.threshold={self.threshold} must lie above 0 and be at most 1")
+            raise UserError(f"cleaning.duplicates.near.threshold={self.threshold} must lie above 0 and be at most 1")
         if not 1 <= self.permutations <= MOST_PERMUTATIONS:
-            raise UserError(f"near.permutations={self.permutations} must be from 1 to {MOST_PERMUTATIONS}")
+            raise UserError(
+                f"cleaning.duplicates.near.permutations={self.permutations} must be from 1 to {MOST_PERMUTATIONS}"
+            )
         if self.ngram < 1:
-            raise UserError(f"near.ngram={self.ngram} must be at least 1")
+            raise UserError(f"cleaning.duplicates.near.ngram={self.ngram} must be at least 1")
         if (self.bands is None) != (self.rows is None):
-            raise UserError("near.bands and near.rows go together: give both, or none to have them derived")
+            raise UserError(
+                "cleaning.duplicates.near.bands and rows go together: give both, or none to have them derived"
+            )
         if self.bands is not None and self.rows is not None:
             if self.bands < 1 or self.rows < 1:
-                raise UserError(f"near.bands={self.bands} and near.rows={self.rows} must be at least 1")
+                raise UserError(f"cleaning.duplicates.near.bands={self.bands} and rows={self.rows} must be at least 1")
             if self.bands * self.rows > self.permutations:
                 raise UserError(
-                    f"near.bands={self.bands} × near.rows={self.rows} are more than near.permutations="
-                    f"{self.permutations}: give fewer, or more permutations"
+                    f"cleaning.duplicates.near.bands={self.bands} × rows={self.rows} are more than "
+                    f"permutations={self.permutations}: give fewer, or more permutations"
                 )
         self.matching()
 
@@ -130,6 +134,6 @@ def _derived_bands(threshold: float, permutations: int) -> tuple[int, int]:
         if 1 - (1 - threshold**rows) ** bands >= RECALL_AT_THRESHOLD:
             return bands, rows
     raise UserError(
-        f"near.permutations={permutations} are too few to find pairs of a similarity of near.threshold={threshold}: "
-        "give more"
+        f"cleaning.duplicates.near.permutations={permutations} are too few to find pairs of a similarity of "
+        f"threshold={threshold}: give more"
     )

@@ -36,7 +36,7 @@ class DuplicatesConfig:
         """Refuse settings that can't be used. Raises UserError."""
         self.near.check()
         if self.memory_mb < SMALLEST_MEMORY_MB:
-            raise UserError(f"memory_mb={self.memory_mb} must be at least {SMALLEST_MEMORY_MB}")
+            raise UserError(f"cleaning.duplicates.memory_mb={self.memory_mb} must be at least {SMALLEST_MEMORY_MB}")
 
 
 def write_signatures(path: Path, texts: Sequence[str], config: DuplicatesConfig) -> None:

@@ -91,7 +91,7 @@ class CleanPart:
             counts.given.add(1, utf8_length(document.text))
             if outcome.changes:
                 counts.changed += 1
-                counts.changes.update(outcome.changes)
+                counts.count_changes(outcome.changes)
                 self._show_change(name, list(outcome.changes), before, document, report)
         return document
 

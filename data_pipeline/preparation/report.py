@@ -6,7 +6,7 @@ those with the smallest hashes stay.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -42,8 +42,12 @@ class StageCounts:
     taken: Amount = field(default_factory=Amount)
     given: Amount = field(default_factory=Amount)
     changed: int = 0
-    changes: Counter[str] = field(default_factory=Counter)
+    changes: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, Amount] = field(default_factory=dict)
+
+    def count_changes(self, changes: Mapping[str, int]) -> None:
+        for kind, count in changes.items():
+            self.changes[kind] = self.changes.get(kind, 0) + count
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Report:
                 mine.taken.add(**asdict(theirs.taken))
                 mine.given.add(**asdict(theirs.given))
                 mine.changed += theirs.changed
-                mine.changes.update(theirs.changes)
+                mine.count_changes(theirs.changes)
                 for reason, amount in theirs.dropped.items():
                     mine.dropped.setdefault(reason, Amount()).add(**asdict(amount))
         for kind, examples in other.examples.items():
@@ -144,6 +148,6 @@ def _counts_from_json(data: dict[str, Any]) -> StageCounts:
         taken=Amount(**data["taken"]),
         given=Amount(**data["given"]),
         changed=data["changed"],
-        changes=Counter(data["changes"]),
+        changes=data["changes"],
         dropped={reason: Amount(**amount) for reason, amount in data["dropped"].items()},
     )
