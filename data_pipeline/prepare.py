@@ -39,6 +39,7 @@ from data_pipeline.parallel import Workers
 from data_pipeline.preparation.assemble import assemble_shards
 from data_pipeline.preparation.clean import clean_corpus
 from data_pipeline.preparation.corpus import Corpus
+from data_pipeline.preparation.datasheet import Datasheet, originals_of
 from data_pipeline.preparation.encode import Encoded, EncodeSettings, encode_corpus
 from data_pipeline.preparation.engine import Engine, LocalEngine
 from data_pipeline.preparation.inputs import content_hash, stamp
@@ -110,6 +111,7 @@ def prepare(config: PrepareConfig) -> Manifest:
             cleaned.report.add(encoded.report)
             manifest = make_manifest(shards, tokenizer, encoded, cleaned, settings, source.weights())
             check_splits(manifest)
+            describe(manifest, encoded, cleaned).save(place.dataset)
             manifest.save(place.dataset)
             publish(place, output)
     seconds = time.monotonic() - started
@@ -247,6 +249,12 @@ def make_manifest(
     )
 
 
+def describe(manifest: Manifest, encoded: Encoded, corpus: Corpus) -> Datasheet:
+    """Return the page for people."""
+    originals = originals_of(corpus.report, corpus)
+    return Datasheet(manifest, encoded.sources, corpus.report, originals, encoded.vocabulary_used())
+
+
 def check_splits(manifest: Manifest) -> None:
     """Refuse a dataset that nothing can be trained on or measured with. Raises UserError."""
     documents = {name: counts.documents for name, counts in manifest.splits.items()}
@@ -285,17 +293,17 @@ def _describe(manifest: Manifest, output: Path) -> str:
             f"  {name:<11} {counts.documents:>9,} documents {counts.tokens:>14,} tokens {counts.bytes / 1e6:>10,.1f} MB"
             f" {ratio:.2f} bytes/token"
         )
-    dropped = [
-        f"{amount['documents']:,} {reason.replace('_', ' ')}"
-        for stage in manifest.stages.values()
-        for counts in stage.values()
-        for reason, amount in counts["dropped"].items()
-    ]
+    dropped: dict[str, int] = {}
+    for stage in manifest.stages.values():
+        for counts in stage.values():
+            for reason, amount in counts["dropped"].items():
+                dropped[reason] = dropped.get(reason, 0) + amount["documents"]
+    left_out = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in dropped.items())
     return "\n".join(
         [
             f"{output}: {len(manifest.shards)} shards of {manifest.dtype}, vocabulary {manifest.vocabulary_size:,}",
             *lines,
-            *([f"  left out: {', '.join(dropped)}"] if dropped else []),
+            *([f"  left out: {left_out}; examples are in {output / 'dataset.html'}"] if dropped else []),
         ]
     )
 

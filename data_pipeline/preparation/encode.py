@@ -14,7 +14,7 @@ from data_pipeline.cleaning.privacy import PrivacyConfig, mask
 from data_pipeline.foundation.progress import say
 from data_pipeline.preparation.composition import Composition
 from data_pipeline.preparation.corpus import Corpus
-from data_pipeline.preparation.encoded_parts import EncodedDocument, place_of, write_encoded
+from data_pipeline.preparation.encoded_parts import EncodedDocument, EncodedPart, place_of, write_encoded
 from data_pipeline.preparation.engine import Engine
 from data_pipeline.preparation.parts import Part
 from data_pipeline.preparation.records import has_record, read_record, write_record
@@ -51,6 +51,13 @@ class Encoded:
         for composition in self.sources.values():
             whole.add(composition)
         return whole
+
+    def vocabulary_used(self) -> int:
+        """Return how many tokens occur."""
+        used = np.zeros(1, np.uint8)
+        for part in self.parts:
+            used = used | EncodedPart(part.file(self.folder, ENCODED)).array("vocabulary")
+        return int(np.bitwise_count(used).sum())
 
     def files(self, source: str) -> Iterator[Path]:
         return (part.file(self.folder, ENCODED) for part in self.parts if part.source == source)

@@ -45,6 +45,14 @@ class StageCounts:
     changes: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, Amount] = field(default_factory=dict)
 
+    def add(self, other: StageCounts) -> None:
+        self.taken.add(**asdict(other.taken))
+        self.given.add(**asdict(other.given))
+        self.changed += other.changed
+        self.count_changes(other.changes)
+        for reason, amount in other.dropped.items():
+            self.dropped.setdefault(reason, Amount()).add(**asdict(amount))
+
     def count_changes(self, changes: Mapping[str, int]) -> None:
         for kind, count in changes.items():
             self.changes[kind] = self.changes.get(kind, 0) + count
@@ -91,13 +99,7 @@ class Report:
         """Add another part's report to this one."""
         for stage, sources in other.stages.items():
             for source, theirs in sources.items():
-                mine = self.counts(stage, source)
-                mine.taken.add(**asdict(theirs.taken))
-                mine.given.add(**asdict(theirs.given))
-                mine.changed += theirs.changed
-                mine.count_changes(theirs.changes)
-                for reason, amount in theirs.dropped.items():
-                    mine.dropped.setdefault(reason, Amount()).add(**asdict(amount))
+                self.counts(stage, source).add(theirs)
         for kind, examples in other.examples.items():
             for example in examples:
                 self._keep(kind, example)
