@@ -18,14 +18,17 @@ class RampConfig:
     """A value that rises in equal rises while the first tokens are seen, to what it is set to otherwise.
 
     Args:
-        start: the value at first.
+        start: the value at first; None for the full value from the first step on.
         tokens: seen when the full value is reached.
         rises: how often it rises. In between, values are multiples of what divides both ends.
     """
 
-    start: int = 1
+    start: int | None = None
     tokens: float = 0
     rises: int = 8
+
+
+NO_RAMP = RampConfig()
 
 
 @dataclass
@@ -87,8 +90,8 @@ def plan_segments(
     length: int,
     sequences: int,
     stages: Sequence[StageConfig] = (),
-    length_ramp: RampConfig | None = None,
-    batch_ramp: RampConfig | None = None,
+    length_ramp: RampConfig = NO_RAMP,
+    batch_ramp: RampConfig = NO_RAMP,
 ) -> list[Segment]:
     """Cut a run into segments. A change falls on the first step that begins when its tokens have been seen.
 
@@ -119,8 +122,8 @@ def _changes(
     length: int,
     sequences: int,
     stages: Sequence[StageConfig],
-    length_ramp: RampConfig | None,
-    batch_ramp: RampConfig | None,
+    length_ramp: RampConfig,
+    batch_ramp: RampConfig,
 ) -> list[_Change]:
     _check(length, sequences, stages, length_ramp, batch_ramp)
     begins, starts = 0, [0]
@@ -143,13 +146,13 @@ def _changes(
     return found
 
 
-def _rises(ramp: RampConfig | None) -> Iterator[int]:
-    if ramp is not None:
+def _rises(ramp: RampConfig) -> Iterator[int]:
+    if ramp.start is not None:
         yield from (round(ramp.tokens * number / ramp.rises) for number in range(1, ramp.rises + 1))
 
 
-def _value(full: int, ramp: RampConfig | None, tokens: int) -> int:
-    if ramp is None or tokens >= round(ramp.tokens):
+def _value(full: int, ramp: RampConfig, tokens: int) -> int:
+    if ramp.start is None or tokens >= round(ramp.tokens):
         return full
     risen = sum(1 for rise in _rises(ramp) if rise <= tokens)
     multiple = math.gcd(ramp.start, full)
@@ -160,13 +163,13 @@ def _check(
     length: int,
     sequences: int,
     stages: Sequence[StageConfig],
-    length_ramp: RampConfig | None,
-    batch_ramp: RampConfig | None,
+    length_ramp: RampConfig,
+    batch_ramp: RampConfig,
 ) -> None:
     if length < 1:
         raise UserError(f"data.sequence_length={length} must be at least 1")
     for key, ramp, full in (("data.ramp", length_ramp, length), ("batch.ramp", batch_ramp, sequences)):
-        if ramp is None:
+        if ramp.start is None:
             continue
         if not 1 <= ramp.start <= full:
             raise UserError(f"{key}.start={ramp.start} must lie between 1 and the full value of {full}")

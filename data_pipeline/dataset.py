@@ -43,7 +43,7 @@ class DataConfig:
     weights: dict[str, float] = field(default_factory=dict)
     epochs: dict[str, float] = field(default_factory=dict)
     stages: list[StageConfig] = field(default_factory=list)
-    ramp: RampConfig | None = None
+    ramp: RampConfig = field(default_factory=RampConfig)
 
 
 def open_training(config: DataConfig, seed: int, segments: Sequence[Segment], steps: int) -> Sequences:
@@ -107,7 +107,7 @@ def check_data(config: DataConfig) -> None:
         raise UserError(f"data.packing={config.packing}: there are {', '.join(KINDS)}")
     if config.stages and config.epochs:
         raise UserError("data.epochs counts on the whole run: with data.stages, say the passes in each stage")
-    if config.packing == "best_fit" and (config.ramp or any(stage.sequence_length for stage in config.stages)):
+    if config.packing == "best_fit" and (config.ramp.start or any(stage.sequence_length for stage in config.stages)):
         raise UserError(
             "data.packing=best_fit packs all documents for one length, so neither data.ramp nor a stage's "
             "sequence_length goes with it: leave them out, or take data.packing=concatenate"

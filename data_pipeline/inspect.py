@@ -166,7 +166,7 @@ def _open_run(run: dict[str, Any]) -> Sequences:
 
     data: DataConfig = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), run["data"]))  # type: ignore[assignment]
     batch = run["batch"]
-    ramp = RampConfig(**batch["ramp"]) if batch.get("ramp") else None
+    ramp = RampConfig(**batch["ramp"])
     segments: list[Segment] = plan_segments(data.sequence_length, batch["sequences"], data.stages, data.ramp, ramp)
     return open_training(data, run["seed"], segments, run["steps"])
 

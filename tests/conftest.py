@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from small_data import make_dataset, walking_texts
+from small_data import make_dataset, make_mixed_dataset, walking_texts
 
 # Before torch is imported: on a busy machine two threads wait for each other at every small operation.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -28,6 +28,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset that no test may change."""
     return make_dataset(tmp_path_factory.mktemp("small"), walking_texts(300))
+
+
+@pytest.fixture(scope="session")
+def mixed_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of the sources `river` and `hill`, the second much smaller, that no test may change."""
+    sources = {"river": walking_texts(250), "hill": walking_texts(60, seed=8)}
+    return make_mixed_dataset(tmp_path_factory.mktemp("mixed"), sources)
 
 
 @pytest.fixture

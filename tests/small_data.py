@@ -10,6 +10,7 @@ from typing import Any
 
 from data_pipeline.prepare import PrepareConfig, prepare
 from data_pipeline.readers.files import FilesConfig
+from data_pipeline.readers.sources import SourceConfig, SourcesConfig
 from data_pipeline.tokenization.bpe import BpeConfig
 
 WORDS = (
@@ -33,6 +34,20 @@ def walking_texts(count: int, seed: int = 7) -> list[str]:
     return texts
 
 
+def make_mixed_dataset(folder: Path, sources: dict[str, Sequence[str]]) -> Path:
+    """Prepare a dataset of several sources, each of which has a few shards; return its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    configs = {}
+    for name, texts in sources.items():
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+        configs[name] = SourceConfig(paths=[str(path)])
+    settings: dict[str, Any] = {"workers": 1, "validation_fraction": 0.1, "block_tokens": 512, "shard_tokens": 16384}
+    tokenizer = BpeConfig(320, 1 << 20)
+    prepare(PrepareConfig(str(folder / "dataset"), SourcesConfig(configs), tokenizer=tokenizer, **settings))
+    return folder / "dataset"
+
+
 def make_dataset(folder: Path, texts: Sequence[str], **settings: Any) -> Path:
     """Prepare a dataset of several shards and many small blocks; return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,5 +55,5 @@ def make_dataset(folder: Path, texts: Sequence[str], **settings: Any) -> Path:
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     settings = {"workers": 1, "validation_fraction": 0.1, "block_tokens": 512, "shard_tokens": 32768} | settings
     corpus = FilesConfig(paths=[str(source)])
-    prepare(PrepareConfig(str(folder / "dataset"), corpus, BpeConfig(320, 1 << 20), **settings))
+    prepare(PrepareConfig(str(folder / "dataset"), corpus, tokenizer=BpeConfig(320, 1 << 20), **settings))
     return folder / "dataset"

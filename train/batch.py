@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from data_pipeline.curriculum import RampConfig, Segment
 from data_pipeline.foundation.errors import UserError
@@ -16,12 +16,12 @@ class BatchConfig:
     Args:
         sequences: B, of a step over all ranks.
         micro: sequences of one forward pass on one rank; None for all of the rank's share of the smallest step at once.
-        ramp: of B at the beginning; None for the full batch from the first step on.
+        ramp: of B at the beginning.
     """
 
     sequences: int = 32
     micro: int | None = None
-    ramp: RampConfig | None = None
+    ramp: RampConfig = field(default_factory=RampConfig)
 
 
 @dataclass(frozen=True)

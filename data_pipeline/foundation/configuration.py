@@ -36,7 +36,7 @@ def configuration_folder() -> Path:
 def register(name: str, schema: type, group: str | None = None) -> None:
     """Make a dataclass known to Hydra under `name`, to be listed in the defaults of the YAML files it types.
 
-    A field `dict[str, SomeDataclass]` takes entries of any name; what is in them is checked by their dataclass.
+    A field `dict[str, float]` or `dict[str, SomeDataclass]` takes entries of any name; what is in them is checked.
     """
     node = OmegaConf.structured(schema)
     for key in _typed_dicts(node):
@@ -155,27 +155,29 @@ def _entries(overrides: Sequence[Override], schema: type) -> list[str]:
     dicts = _typed_dicts(OmegaConf.structured(schema))
     for group in available_groups():
         options = [name for name in store.list(group) if name.endswith("_schema.yaml")] if group in store.repo else []
-        dicts |= {f"{group}.{key}" for name in options for key in _typed_dicts(store.load(f"{group}/{name}").node)}
+        for option in options:
+            found = _typed_dicts(store.load(f"{group}/{option}").node)
+            dicts |= {f"{group}.{key}": of_dataclasses for key, of_dataclasses in found.items()}
     entries: dict[str, None] = {}
     for override in overrides:
-        for key in sorted(dicts):
+        for key in sorted(key for key, of_dataclasses in dicts.items() if of_dataclasses):
             entry, dot, _ = override.key_or_group.removeprefix(f"{key}.").partition(".")
             if override.key_or_group.startswith(f"{key}.") and dot:
-                [name] = _parse([f"name={entry}"])
-                if not isinstance(name.value(), str):
+                [as_value] = _parse([f"name={entry}"])
+                if not isinstance(as_value.value(), str):
                     raise UserError(f"`{override.input_line}`: `{entry}` can't be a name, for it is read as a value")
                 entries[f"{key}={{{entry}: {{}}}}"] = None
     return list(entries)
 
 
-def _typed_dicts(node: DictConfig, prefix: str = "") -> set[str]:
-    """Return the dotted names of the keys that hold dataclasses by names of the user's choice."""
-    names = set()
+def _typed_dicts(node: DictConfig, prefix: str = "") -> dict[str, bool]:
+    """Return the dotted names of the keys under which a user chooses names, and whether dataclasses are under those."""
+    names: dict[str, bool] = {}
     for key in node:
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-            if is_dataclass(child._metadata.element_type):
-                names.add(f"{prefix}{key!s}")
+            if child._metadata.object_type is dict and child._metadata.element_type is not Any:
+                names[f"{prefix}{key!s}"] = is_dataclass(child._metadata.element_type)
             names |= _typed_dicts(child, f"{prefix}{key!s}.")
     return names
 

@@ -12,7 +12,8 @@ from data_pipeline.curriculum import RampConfig, StageConfig, plan_segments
 from data_pipeline.foundation.errors import UserError
 
 RAMPS = some.one_of(
-    some.none(), some.builds(RampConfig, some.integers(1, 16), some.integers(1, 10_000), some.integers(1, 9))
+    some.just(RampConfig()),
+    some.builds(RampConfig, some.integers(1, 16), some.integers(1, 10_000), some.integers(1, 9)),
 )
 STAGES = some.lists(
     some.builds(

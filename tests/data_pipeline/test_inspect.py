@@ -9,7 +9,7 @@ import pytest
 import yaml
 from generated_corpus import generated_texts, prepare_texts
 
-from data_pipeline.curriculum import plan_segments
+from data_pipeline.curriculum import RampConfig, plan_segments
 from data_pipeline.dataset import DataConfig, open_training
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.inspect import VERB, InspectConfig, inspect
@@ -29,7 +29,7 @@ def run(dataset, tmp_path):
     settings = {
         "seed": 3,
         "steps": 50,
-        "data": {"path": str(dataset), "sequence_length": 64, "window": 16, "stages": [], "ramp": None},
+        "data": {"path": str(dataset), "sequence_length": 64, "window": 16},
         "batch": {"sequences": 4, "micro": None, "ramp": {"start": 2, "tokens": 1000, "rises": 1}},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
@@ -56,8 +56,6 @@ def test_a_document_says_where_it_came_from(dataset):
 def test_a_step_shows_what_the_run_reads(run, dataset):
     tokenizer = load_tokenizer(dataset / "tokenizer")
     data = DataConfig(str(dataset), 64, window=16)
-    from data_pipeline.curriculum import RampConfig
-
     sequences = open_training(data, 3, plan_segments(64, 4, batch_ramp=RampConfig(2, 1000, 1)), 50)
     for step in (1, 20):
         numbers = sequences.order.numbers_of_step(step - 1)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from plain_reading import plain_blocks
 
-from data_pipeline.curriculum import RampConfig, StageConfig, plan_segments
+from data_pipeline.curriculum import NO_RAMP, RampConfig, StageConfig, plan_segments
 from data_pipeline.dataset import DataConfig, open_in_storage_order, open_training
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.loader import IGNORED, Batch, Share, read_ahead, read_steps, stream
@@ -24,7 +24,7 @@ LENGTH, BATCH = 48, 8
 PACKINGS = ("concatenate", "best_fit")
 
 
-def opened(dataset: Path, seed: int = 3, batch_ramp: RampConfig | None = None, batch: int = BATCH, **more) -> Sequences:
+def opened(dataset: Path, seed: int = 3, batch_ramp: RampConfig = NO_RAMP, batch: int = BATCH, **more) -> Sequences:
     config = DataConfig(str(dataset), **{"sequence_length": LENGTH, "window": 64, **more})
     segments = plan_segments(config.sequence_length, batch, config.stages, config.ramp, batch_ramp)
     return open_training(config, seed, segments, 100)

@@ -30,8 +30,8 @@ class Run:
     shares: list[list[float]]
     stages: list[StageConfig]
     length: int
-    length_ramp: RampConfig | None
-    batch_ramp: RampConfig | None
+    length_ramp: RampConfig
+    batch_ramp: RampConfig
     batch: int
     ranks: int
     micro: int
@@ -84,16 +84,21 @@ def runs(draw) -> Run:
         ],
         stages=stages,
         length=length,
-        length_ramp=None
+        length_ramp=RampConfig()
         if packed
         else draw(
-            some.one_of(some.none(), some.builds(RampConfig, some.integers(1, shortest), some.integers(1, 900), rises))
+            some.one_of(
+                some.just(RampConfig()),
+                some.builds(RampConfig, some.integers(1, shortest), some.integers(1, 900), rises),
+            )
         ),
         batch_ramp=draw(
-            some.one_of(some.none(), some.builds(RampConfig, some.just(ranks * micro), some.integers(1, 900), rises))
+            some.one_of(
+                some.just(RampConfig()), some.builds(RampConfig, some.just(ranks * micro), some.integers(1, 900), rises)
+            )
         )
         if smallest >= ranks * micro
-        else None,
+        else RampConfig(),
         batch=batch,
         ranks=ranks,
         micro=micro,

@@ -132,3 +132,12 @@ def test_entries_of_a_users_choice_take_the_defaults_of_their_dataclass():
     ]
     sources = compose_configuration("prepare", overrides, PrepareConfig).value.corpus.sources
     assert sources == {"my-web": SourceConfig(["a"], weight=3.0), "b": SourceConfig()}
+
+
+def test_numbers_by_names_of_a_users_choice_are_checked():
+    overrides = ["data.path=x", "data.weights={web: 1}", "data.weights.code=0.5", "data.epochs.wiki=3"]
+    data = compose_configuration("train", overrides, TrainConfig).value.data
+    assert (data.weights, data.epochs) == ({"web": 1.0, "code": 0.5}, {"wiki": 3.0})
+    for wrong in ("data.weights.web=much", "data.weights.web.share=1", "data.weihgts.web=1"):
+        with pytest.raises(UserError, match="data"):
+            compose_configuration("train", ["data.path=x", wrong], TrainConfig)
