@@ -125,16 +125,20 @@ def _passed_limit(html: str, config: ExtractionConfig) -> str | None:
     position, depth, work = 0, 0, 0
     scopes: list[tuple[str, Counter[str]]] = [("", Counter())]
     while tag := _TAG.search(html, position):
-        work += (tag.end() - position) * depth
-        position = tag.end()
+        start, stop = tag.span()
+        work += (stop - position) * depth
+        position = stop
         if work > _MAXIMUM_WORK:
             return "markup_too_deep"
-        attributes, name = tag["attributes"] or "", (tag["name"] or "").lower()
-        if len(attributes) > config.maximum_attributes:
-            count = len(re.findall(r"[^\s/=\"']+", _QUOTED.sub(" ", attributes)))
-            if count > config.maximum_attributes:
+        name = tag["name"]
+        if name is None:
+            continue
+        if stop - start > config.maximum_attributes:
+            names = re.findall(r"[^\s/=\"']+", _QUOTED.sub(" ", tag["attributes"]))
+            if len(names) > config.maximum_attributes:
                 return "markup_too_dense"
-        if not name or name in _FLAT:
+        name = name.lower()
+        if name in _FLAT:
             continue
         scope, opened = scopes[-1]
         if tag["close"] is None:
