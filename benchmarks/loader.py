@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from benchmarks.rounds import compare
-from data_pipeline.loader import DataConfig, Share, open_split, stream
+from data_pipeline.curriculum import plan_segments
+from data_pipeline.dataset import DataConfig, open_training
+from data_pipeline.loader import Share, stream
 from data_pipeline.manifest import load_manifest
 
 SEQUENCES = 8
@@ -17,9 +19,9 @@ SEQUENCES = 8
 
 def loader_lines(dataset: Path, rounds: int = 7, length: int = 1024) -> Iterator[str]:
     """Compare batches of 8 × T int64 tokens, over about one epoch a round."""
-    order, store = open_split(DataConfig(str(dataset), length), "train", seed=0)
-    batches = iter(stream(order, store, Share(SEQUENCES, SEQUENCES), 0))
-    steps = order.sequences_per_epoch // SEQUENCES
+    sequences = open_training(DataConfig(str(dataset), length), 0, plan_segments(length, SEQUENCES), 1)
+    batches = iter(stream(sequences, Share(SEQUENCES), 0))
+    steps = sequences.per_epoch // SEQUENCES
     mapped = np.memmap(next(iter(sorted(dataset.glob("train-*.tar")))), dtype=load_manifest(dataset).dtype, mode="r")
     places = len(mapped) // (SEQUENCES * length)
 

@@ -1,55 +1,47 @@
-"""From a dataset folder to the batches of each step: numbers → rows → micro-batches, one thread ahead.
+"""From a dataset folder to the batches of each step: steps → rows → read ahead → micro-batches.
 
 The stages are composed as a `webdataset.DataPipeline`, so a stage of your own fits between any two of them. Tokens are
 ready-made, so one background thread suffices: worker processes would pass every batch through a pipe, which was
-measured to be ten times slower.
+measured to be ten times slower. Rows are assembled a few steps at a time, as stored; what is small stays in the
+processor's cache when the consumer widens it to int64.
 """
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import webdataset
 from torch import Tensor
 
-from data_pipeline.foundation.errors import UserError
-from data_pipeline.manifest import load_manifest
-from data_pipeline.order import DEFAULT_WINDOW, Order, rank_share
-from data_pipeline.packing import Rows, read_rows
-from data_pipeline.store import Store
+from data_pipeline.order import Order, rank_share
+from data_pipeline.sequences import Rows, Sequences
 
-STEPS_AHEAD = 4
-
-
-@dataclass
-class DataConfig:
-    """What is streamed.
-
-    Args:
-        path: a dataset folder that `headrace prepare` wrote.
-        sequence_length: tokens of a model's input, T.
-        window: sequences that are shuffled among themselves, on top of the shuffled blocks.
-    """
-
-    path: str = "???"
-    sequence_length: int = 256
-    window: int = DEFAULT_WINDOW
+CHUNK_TOKENS = 1 << 19
+"""Steps are read together until they have as many tokens."""
+CHUNKS_AHEAD = 3
+IGNORED = -1
+"""As a target: nothing is learnt from it."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch: inputs and next tokens, each (sequences, T) int64, and the document ends of each sequence."""
+    """A micro-batch.
+
+    Args:
+        tokens, targets: inputs and next tokens, each (sequences, T) int64; a negative target doesn't count.
+        document_ends: per sequence, the exclusive ends of its documents, the last one T; None unless asked for.
+        numbers: of the sequences in the run.
+    """
 
     tokens: Tensor
     targets: Tensor
-    document_ends: list[list[int]]
+    document_ends: list[list[int]] | None
     numbers: range
 
 
@@ -58,66 +50,79 @@ class Share:
     """Which part of each step's batch this process takes.
 
     Args:
-        batch: sequences of a step over all ranks.
         micro: sequences of one forward pass.
         rank: this process, of `ranks` that read different data.
     """
 
-    batch: int
     micro: int
     rank: int = 0
     ranks: int = 1
 
 
-def open_split(config: DataConfig, split: str, seed: int, shuffle: bool = True) -> tuple[Order, Store]:
-    """Open one split of a dataset for reading in order.
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of a few steps, and the numbers of the sequences in each step."""
 
-    Raises:
-        UserError: no dataset there, no such split, or a split shorter than one sequence.
-        Failure: an index is damaged.
+    steps: list[range]
+    rows: Rows
+
+
+def stream(
+    sequences: Sequences, share: Share, first_step: int, with_documents: bool = False
+) -> webdataset.DataPipeline:
+    """Return the endless stream of a rank's steps, each a list of micro-batches, from `first_step` on.
+
+    Args:
+        with_documents: tell where documents end.
     """
-    folder = Path(config.path)
-    if config.sequence_length < 1 or config.window < 1:
-        raise UserError("data.sequence_length and data.window must be at least 1")
-    manifest = load_manifest(folder)
-    store = Store(folder, manifest, split)
-    try:
-        order = Order(manifest.fingerprint, seed, store.block_tokens, config.sequence_length, config.window, shuffle)
-    except ValueError as error:
-        raise UserError(
-            f"{folder}: split `{split}`: {error}; prepare more text or shorten data.sequence_length"
-        ) from None
-    return order, store
-
-
-def stream(order: Order, store: Store, share: Share, first_step: int) -> webdataset.DataPipeline:
-    """Return the endless stream of a rank's steps, each a list of micro-batches, from `first_step` on."""
     return webdataset.DataPipeline(
-        lambda: step_numbers(share, first_step),
-        lambda numbers: (read_rows(order, store, each) for each in numbers),
-        lambda rows: (micro_batches(each, share.micro) for each in rows),
-        lambda batches: read_ahead(batches, STEPS_AHEAD),
+        lambda: chunks_of_steps(sequences.order, share, first_step),
+        lambda chunks: (Chunk(steps, read_steps(sequences, steps, with_documents)) for steps in chunks),
+        lambda chunks: read_ahead(chunks, CHUNKS_AHEAD),
+        lambda chunks: (batches for chunk in chunks for batches in batches_of_steps(chunk, share.micro)),
     )
 
 
-def step_numbers(share: Share, first_step: int) -> Iterator[range]:
-    """Yield the numbers of this rank's sequences, step by step."""
-    for step in itertools.count(first_step):
-        yield rank_share(step, share.batch, share.rank, share.ranks)
+def chunks_of_steps(order: Order, share: Share, first_step: int) -> Iterator[list[range]]:
+    """Yield the numbers of this rank's sequences, step by step, a few steps of one segment at a time."""
+    step = first_step
+    while True:
+        segment = order.segment_of_step(step)
+        per_step = segment.sequences // share.ranks * segment.length
+        steps = max(1, CHUNK_TOKENS // per_step)
+        if segment.steps is not None:
+            steps = min(steps, segment.first_step + segment.steps - step)
+        yield [rank_share(order.numbers_of_step(each), share.rank, share.ranks) for each in range(step, step + steps)]
+        step += steps
 
 
-def micro_batches(rows: Rows, micro: int) -> list[Batch]:
-    """Split a step's rows into micro-batches of int64 tensors."""
-    tokens = torch.from_numpy(rows.tokens.astype("int64"))
-    return [
-        Batch(
-            tokens[at : at + micro, :-1],
-            tokens[at : at + micro, 1:],
-            rows.document_ends[at : at + micro],
-            rows.numbers[at : at + micro],
-        )
-        for at in range(0, len(tokens), micro)
-    ]
+def read_steps(sequences: Sequences, steps: list[range], with_documents: bool) -> Rows:
+    """Return the rows of a few steps behind one another."""
+    numbers = np.concatenate([np.arange(numbers.start, numbers.stop) for numbers in steps])
+    return sequences.read(numbers, with_documents)
+
+
+def batches_of_steps(chunk: Chunk, micro: int) -> Iterator[list[Batch]]:
+    """Yield each step's micro-batches."""
+    at = 0
+    for numbers in chunk.steps:
+        yield [
+            batch_of_rows(chunk.rows, at + first, numbers[first : first + micro])
+            for first in range(0, len(numbers), micro)
+        ]
+        at += len(numbers)
+
+
+def batch_of_rows(rows: Rows, first: int, numbers: range) -> Batch:
+    """Make a micro-batch of the rows from `first` on."""
+    stop = first + len(numbers)
+    length = rows.tokens.shape[1] - 1
+    tokens = torch.from_numpy(rows.tokens[first:stop].astype(np.int64))
+    targets = tokens.narrow(1, 1, length)
+    if rows.ignored is not None:
+        targets = targets.masked_fill(torch.from_numpy(rows.ignored[first:stop]), IGNORED)
+    ends = rows.document_ends[first:stop] if rows.document_ends is not None else None
+    return Batch(tokens.narrow(1, 0, length), targets, ends, numbers)
 
 
 def read_ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:

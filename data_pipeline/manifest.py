@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.files import json_hash, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 Record = TypeVar("Record")
 DTYPES = ("uint16", "uint32")
@@ -20,8 +20,8 @@ SPLITS = ("train", "validation")
 SHARD_NAME = re.compile(r"(train|validation)-\d{6}\.tar")
 
 
-class NewerFormatError(UserError):
-    """The dataset was written by a later version of Headrace, so it must not be mended by this one."""
+class OtherFormatError(UserError):
+    """The dataset was written by another version of Headrace, so it must not be mended by this one."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class ShardRecord:
 
     name: str
     split: str
+    source: str
     bytes: int
     xxh3_128: str
     index_bytes: int
@@ -55,11 +56,16 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class SourceCounts:
-    """What came from one source, over both splits."""
+    """What came from one source, over both splits.
+
+    Args:
+        weight: share of a mixture that the source is meant to have, against the other weights; None where nobody said.
+    """
 
     documents: int
     tokens: int
     bytes: int
+    weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Manifest:
         splits, sources: counts by name.
         shards: in the order in which they are read.
         settings: every setting that has an influence on the content, and the hash of the input.
-        dropped: by reason, the number of documents or lines that were left out.
+        stages: by stage and source, what went in, what came out, what was changed and what was dropped.
     """
 
     format_version: int
@@ -89,16 +95,24 @@ class Manifest:
     sources: dict[str, SourceCounts]
     shards: list[ShardRecord]
     settings: dict[str, Any]
-    dropped: dict[str, int]
+    stages: dict[str, Any]
 
     def save(self, folder: Path) -> None:
         write_json(folder / FILE_NAME, asdict(self))
 
 
-def dataset_fingerprint(shards: Sequence[ShardRecord], dtype: str, tokenizer_fingerprint: str) -> str:
-    """Return a hash of a dataset's content: which tokens, in which order, in which split; never paths or times."""
-    content = [[shard.split, shard.xxh3_128] for shard in shards]
-    return json_hash({"shards": content, "dtype": dtype, "tokenizer": tokenizer_fingerprint})
+def dataset_fingerprint(
+    shards: Sequence[ShardRecord], dtype: str, tokenizer_fingerprint: str, sources: Mapping[str, SourceCounts]
+) -> str:
+    """Return a hash of all that decides what is learnt from a dataset: its tokens, their order and split, and the
+    weights of its sources; never paths or times."""
+    content = {
+        "shards": [[shard.split, shard.xxh3_128] for shard in shards],
+        "dtype": dtype,
+        "tokenizer": tokenizer_fingerprint,
+        "weights": {source: counts.weight for source, counts in sources.items() if counts.weight is not None},
+    }
+    return json_hash(content)
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -115,7 +129,7 @@ def load_manifest(folder: Path) -> Manifest:
         raise UserError(f"{folder} is not a dataset: it has no {FILE_NAME}")
     try:
         return _from_json(json.loads(path.read_text(encoding="utf-8")))
-    except NewerFormatError:
+    except OtherFormatError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -125,8 +139,13 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def _from_json(data: dict[str, Any]) -> Manifest:
+    if data["format_version"] < FORMAT_VERSION:
+        raise OtherFormatError(
+            f"the dataset has format version {data['format_version']}, of an earlier Headrace, whose shards don't name "
+            "their source: prepare it again"
+        )
     if data["format_version"] > FORMAT_VERSION:
-        raise NewerFormatError(
+        raise OtherFormatError(
             f"the dataset has format version {data['format_version']}; this version of Headrace reads up to "
             f"{FORMAT_VERSION}: update it, or prepare the dataset again"
         )
@@ -151,6 +170,7 @@ def _typed(kind: type[Record], data: dict[str, Any]) -> Record:
     """Build a record of numbers and texts; a field of another type is as damaged as a missing one."""
     record = kind(**data)
     for field in fields(kind):  # type: ignore[arg-type]
-        if type(getattr(record, field.name)).__name__ != field.type:
-            raise ValueError(f"{field.name} is {getattr(record, field.name)!r}")
+        value = getattr(record, field.name)
+        if ("None" if value is None else type(value).__name__) not in field.type.split(" | "):
+            raise ValueError(f"{field.name} is {value!r}")
     return record

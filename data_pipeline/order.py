@@ -1,134 +1,164 @@
 """The order of training as a function: which tokens are in sequence *i*, from nothing but numbers.
 
-Depends on the dataset's fingerprint, the seed, the sequence length and *i*; never on ranks, workers, time or history.
-So a cursor into the data is one integer and a run can go on at any other world size.
+Depends on the dataset's fingerprint, the seed, the mixture, lengths and batch sizes planned for the run, and *i*; never
+on ranks, workers, time or history. So a cursor into the data is one integer, finding one's place again takes no longer
+late in a run than early, and a run can go on at any other world size.
 
-One epoch: the blocks are permuted and laid end to end, the line of tokens is cut into sequences of T tokens, and the
-sequences are permuted within windows. Permuting blocks mixes far-apart text; permuting within windows keeps neighbours
-from the same block out of the same batch; a reader needs only the few blocks under one window at a time.
+A number goes through four steps, each a closed form:
+
+    sequence i ──segment──▶ (T, mixture, i') ──mixture──▶ (source, j) ──window──▶ j' ──line──▶ shard, cell, offset
+
+Along its source's line, sequences are permuted within windows, so that neighbours from one long document fall into
+different batches. A window never reaches over the end of an epoch or of a segment: whoever has seen an epoch of a
+source has seen each of its sequences once.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from data_pipeline.foundation.files import text_hash
+from data_pipeline.curriculum import Segment
+from data_pipeline.line import Line, remember
+from data_pipeline.mixture import Mixture
+from data_pipeline.permutation import permutation
+from data_pipeline.pieces import Numbers, alike
 
 DEFAULT_WINDOW = 8192
+WINDOWS_KEPT = 256
+"""A chunk of sequences may touch two windows of each source."""
 
 
-class Span(NamedTuple):
-    """Tokens `start` to `stop` of one block."""
+@dataclass(frozen=True)
+class Located:
+    """Where the sequences of one length lie on the lines of their sources.
 
-    block: int
-    start: int
-    stop: int
+    Args:
+        length: T.
+        sources, positions: (sequences,) which line, and where on it.
+    """
+
+    length: int
+    sources: Numbers
+    positions: Numbers
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A source's part in a segment: so many sequences from a position of its line on; without end where None."""
+
+    position: int
+    sequences: int | None
 
 
 class Order:
-    """Maps the number of a sequence to the spans of tokens in it.
+    """Maps the number of a sequence to places on the lines of the sources.
 
     Args:
-        fingerprint: of the dataset.
-        seed: of the run; another seed is another order.
-        block_tokens: (blocks,) tokens of each block, in storage order.
-        sequence_length: T, the tokens of a model's input. A sequence has T + 1 tokens; the last one is only a target,
-            and is the first of the sequence that follows in the line, so each token is a target once.
+        identity: of dataset and seed.
+        lines: of the sources.
+        segments: of the run.
+        mixtures: of the stages.
         window: sequences that are permuted among themselves.
-        shuffle: False for storage order, as validation wants it.
-
-    Raises:
-        ValueError: the blocks hold less than one sequence.
+        shuffle: False for the order of the lines themselves.
+        packed: lines are measured in packed rows, of which a sequence is one, not in tokens, of which it takes T.
     """
 
     def __init__(
         self,
-        fingerprint: str,
-        seed: int,
-        block_tokens: NDArray[np.int64],
-        sequence_length: int,
+        identity: str,
+        lines: Sequence[Line],
+        segments: Sequence[Segment],
+        mixtures: Sequence[Mixture],
         window: int = DEFAULT_WINDOW,
         shuffle: bool = True,
+        packed: bool = False,
     ):
-        self.sequence_length, self.window, self.shuffle = sequence_length, window, shuffle
-        self._identity = f"{fingerprint} {seed}"
-        self._block_tokens = np.asarray(block_tokens, dtype=np.int64)
-        self.sequences_per_epoch = (int(self._block_tokens.sum()) - 1) // sequence_length
-        if self.sequences_per_epoch < 1:
-            raise ValueError(
-                f"{int(self._block_tokens.sum())} tokens are less than one sequence of {sequence_length} + 1"
-            )
-        self._epochs: OrderedDict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = OrderedDict()
-        self._windows: OrderedDict[tuple[int, int], NDArray[np.int64]] = OrderedDict()
+        self.lines, self.segments, self.window, self.shuffle, self.packed = lines, segments, window, shuffle, packed
+        self._identity, self._mixtures = identity, mixtures
+        self._first_steps = np.array([segment.first_step for segment in segments])
+        self._first_sequences = np.array([segment.first_sequence for segment in segments])
+        self._stretches = list(self._plan())
+        self._permutations: OrderedDict[tuple[int, ...], Numbers] = OrderedDict()
 
-    def spans(self, sequence: int) -> list[Span]:
-        """Return where the T + 1 tokens of a sequence lie, in reading order. O(log blocks)."""
-        epoch, place = divmod(sequence, self.sequences_per_epoch)
-        blocks, ends = self._epoch(epoch)
-        start = self._place_in_line(epoch, place) * self.sequence_length
-        stop = start + self.sequence_length + 1
-        found = []
-        at = int(np.searchsorted(ends, start, side="right"))
-        while start < stop:
-            block = int(blocks[at])
-            offset = start - (int(ends[at]) - int(self._block_tokens[block]))
-            taken = min(stop - start, int(ends[at]) - start)
-            if taken:
-                found.append(Span(block, offset, offset + taken))
-            start += taken
-            at += 1
-        return found
+    def segment_of_step(self, step: int) -> Segment:
+        return self.segments[int(np.searchsorted(self._first_steps, step, side="right")) - 1]
 
-    def epoch_of(self, sequence: int) -> int:
-        return sequence // self.sequences_per_epoch
+    def numbers_of_step(self, step: int) -> range:
+        """Return the numbers of the sequences of a step, counted from 0."""
+        segment = self.segment_of_step(step)
+        first = segment.first_sequence + (step - segment.first_step) * segment.sequences
+        return range(first, first + segment.sequences)
 
-    def _place_in_line(self, epoch: int, place: int) -> int:
-        if not self.shuffle:
-            return place
-        number, within = divmod(place, self.window)
-        size = min(self.window, self.sequences_per_epoch - number * self.window)
-        return number * self.window + int(self._window(epoch, number, size)[within])
+    def consumed(self, step: int) -> list[int]:
+        """Return how far along each line a run is before a step, in what the line is measured in."""
+        number = int(np.searchsorted(self._first_steps, step, side="right")) - 1
+        segment = self.segments[number]
+        counts = self._mixtures[segment.stage].counts((step - segment.first_step) * segment.sequences)
+        return [
+            stretch.position + count * self._stride(segment)
+            for source, (stretch, count) in enumerate(zip(self._stretches[number], counts))
+        ]
 
-    def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return an epoch's permutation of the blocks and the ends of the permuted blocks in the line of tokens."""
-        if epoch not in self._epochs:
-            count = len(self._block_tokens)
-            blocks = self._permutation(count, "blocks", epoch) if self.shuffle else np.arange(count)
-            _remember(self._epochs, epoch, (blocks, np.cumsum(self._block_tokens[blocks])))
-        return self._epochs[epoch]
+    def locate(self, numbers: Numbers) -> Iterator[tuple[Numbers | slice, Located]]:
+        """Yield where sequences lie, those of each segment together, with their indexes in `numbers`."""
+        for number, chosen in alike(np.searchsorted(self._first_sequences, numbers, side="right") - 1):
+            yield chosen, self._locate_in_segment(number, numbers[chosen])
 
-    def _window(self, epoch: int, number: int, size: int) -> NDArray[np.int64]:
-        if (epoch, number) not in self._windows:
-            _remember(self._windows, (epoch, number), self._permutation(size, "window", epoch, number))
-        return self._windows[epoch, number]
+    def _locate_in_segment(self, number: int, numbers: Numbers) -> Located:
+        segment = self.segments[number]
+        sources, within = self._mixtures[segment.stage].divide(numbers - segment.first_sequence)
+        positions = np.empty(len(numbers), np.int64)
+        for source, mine in alike(sources):
+            shuffled = self._shuffled(number, source, within[mine]) if self.shuffle else within[mine]
+            positions[mine] = self._stretches[number][source].position + shuffled * self._stride(segment)
+        return Located(segment.length, sources, positions)
 
-    def _permutation(self, count: int, *names: str | int) -> NDArray[np.int64]:
-        key = int(text_hash(" ".join((self._identity, *map(str, names)))), 16)
-        return _permute(count, key)
+    def _shuffled(self, number: int, source: int, within: Numbers) -> Numbers:
+        """Permute the numbers of a source's sequences in a segment, within their windows."""
+        stretch, stride = self._stretches[number][source], self._stride(self.segments[number])
+        length = self.lines[source].length
+        shuffled = np.empty_like(within)
+        for epoch, mine in alike((stretch.position + within * stride) // length):
+            first = max(0, -(-(epoch * length - stretch.position) // stride))
+            stop = -(-((epoch + 1) * length - stretch.position) // stride)
+            stop = stop if stretch.sequences is None else min(stop, stretch.sequences)
+            in_epoch = within[mine] - first
+            for window, some in alike(in_epoch // self.window):
+                begin = window * self.window
+                size = min(self.window, stop - first - begin)
+                order = self._permutation(size, number, source, epoch, window)
+                rows = some if isinstance(mine, slice) else mine[some]
+                shuffled[rows] = first + begin + order[in_epoch[some] - begin]
+        return shuffled
+
+    def _permutation(self, size: int, *key: int) -> Numbers:
+        if key not in self._permutations:
+            remember(self._permutations, key, permutation(size, self._identity, "window", *key), WINDOWS_KEPT)
+        return self._permutations[key]
+
+    def _plan(self) -> Iterator[list[_Stretch]]:
+        """Yield the stretches of all sources, segment by segment."""
+        positions = [0] * len(self.lines)
+        for segment in self.segments:
+            if segment.steps is None:
+                yield [_Stretch(position, None) for position in positions]
+                return
+            counts = self._mixtures[segment.stage].counts(segment.steps * segment.sequences)
+            yield [_Stretch(position, count) for position, count in zip(positions, counts)]
+            positions = [
+                position + count * self._stride(segment)
+                for source, (position, count) in enumerate(zip(positions, counts))
+            ]
+
+    def _stride(self, segment: Segment) -> int:
+        return 1 if self.packed else segment.length
 
 
-def _permute(count: int, key: int) -> NDArray[np.int64]:
-    """Return a permutation of 0 … count - 1 that is the same in every version of numpy.
-
-    `Generator.permutation` may change between releases; raw Philox numbers are fixed by its definition, and sorting by
-    them is a permutation (ties, one in 2⁶⁴, fall to the earlier).
-    """
-    return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable").astype(np.int64)
-
-
-def _remember(cache: OrderedDict, key: object, value: object) -> None:
-    """Keep the two newest entries: a batch may straddle a border, never two."""
-    cache[key] = value
-    while len(cache) > 2:
-        cache.popitem(last=False)
-
-
-def rank_share(step: int, batch: int, rank: int, ranks: int) -> range:
-    """Return the numbers of the sequences that a rank trains on in a step: an equal run of the global batch."""
-    share = batch // ranks
-    first = step * batch + rank * share
-    return range(first, first + share)
+def rank_share(numbers: range, rank: int, ranks: int) -> range:
+    """Return the sequences of a step that a rank trains on: an equal run of the global batch."""
+    share = len(numbers) // ranks
+    return numbers[rank * share : (rank + 1) * share]

@@ -1,40 +1,57 @@
-"""`headrace prepare`: a corpus of text to a folder of token shards.
+"""`headrace prepare`: text from anywhere to a folder of token shards.
 
-The folder is the same byte for byte whatever the number of workers, and appears under its name when it is whole.
+    read → clean → find duplicates → make a tokenizer → encode → shuffle into shards → describe → publish
+
+Each phase is made of small tasks that leave their results in files beside the dataset, so a preparation that was
+killed goes on where it was. The dataset is the same byte for byte whatever the number of workers, and appears when it
+is whole.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 from rich.markup import escape
 
-from data_pipeline.encoding import EncodersDifferError, Encoding, batches, encode_batch, why_not_fast
-from data_pipeline.foundation.errors import Failure, UserError
-from data_pipeline.foundation.files import file_hash, fresh_folder, json_hash, publish_folder
-from data_pipeline.foundation.progress import Task, say
+from data_pipeline.cleaning.chain import CleaningConfig, check_cleaning
+from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.progress import say
 from data_pipeline.foundation.verb import Request, Verb
-from data_pipeline.manifest import FILE_NAME, FORMAT_VERSION, Manifest, dataset_fingerprint, load_manifest
+from data_pipeline.manifest import (
+    FILE_NAME,
+    FORMAT_VERSION,
+    Manifest,
+    ShardRecord,
+    SourceCounts,
+    SplitCounts,
+    dataset_fingerprint,
+    load_manifest,
+)
 from data_pipeline.parallel import Workers
-from data_pipeline.readers import Corpus, corpus_name, open_corpus
-from data_pipeline.readers.document import Document
-from data_pipeline.tokenizer import SMALLEST_SAMPLE, BpeConfig, Tokenizer, load_tokenizer, sample_texts, train_tokenizer
-from data_pipeline.writer import DatasetWriter
-
-PROOF_BYTES = 1 << 18
-"""Of the corpus, on which the fast encoder has to prove itself before it is used."""
+from data_pipeline.preparation.assemble import assemble_shards
+from data_pipeline.preparation.clean import clean_corpus
+from data_pipeline.preparation.corpus import Corpus
+from data_pipeline.preparation.datasheet import Datasheet, originals_of
+from data_pipeline.preparation.encode import Encoded, EncodeSettings, encode_corpus
+from data_pipeline.preparation.engine import Engine, LocalEngine
+from data_pipeline.preparation.inputs import content_hash, stamp
+from data_pipeline.preparation.read import read_corpus
+from data_pipeline.preparation.remaining import Remaining, find_remaining
+from data_pipeline.preparation.sample import sample_corpus
+from data_pipeline.preparation.workplace import Workplace, publish, workplace
+from data_pipeline.readers import corpus_name, open_corpus, without_secrets
+from data_pipeline.readers.document import Unit
+from data_pipeline.tokenization.bpe import BpeConfig, train_tokenizer
+from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
+from data_pipeline.tokenization.tokenizer_file import open_tokenizer
 
 
 @dataclass
@@ -44,39 +61,26 @@ class PrepareConfig:
     Args:
         output: folder of the dataset.
         corpus: what to read: one of `readers.CORPORA`.
-        tokenizer: how to make it tokens: one of `tokenizer.TOKENIZERS`.
+        cleaning: what to do with it before it is encoded.
+        tokenizer: how to make it tokens: one of `tokenization.TOKENIZERS`.
         workers: processes; the cores that this process may use if None. Has no influence on the result.
         validation_fraction: of documents.
         block_tokens: tokens in a WebDataset sample, at most, but for longer documents.
         shard_tokens: tokens in a tar, about.
+        provenance: keep in the shards where each document came from.
         overwrite: replace a dataset that was made with other settings or from other text.
     """
 
     output: str = MISSING
     corpus: Any = MISSING
+    cleaning: CleaningConfig = field(default_factory=CleaningConfig)
     tokenizer: Any = MISSING
     workers: int | None = None
     validation_fraction: float = 0.02
     block_tokens: int = 1 << 16
     shard_tokens: int = 1 << 25
+    provenance: bool = False
     overwrite: bool = False
-
-
-class Reading:
-    """All documents of a corpus, and what was left out on the way."""
-
-    def __init__(self, corpus: Corpus):
-        self.corpus, self.units = corpus, corpus.units()
-        self.dropped: Counter[str] = Counter()
-
-    def documents(self) -> Iterator[Document]:
-        self.dropped.clear()
-        for unit in self.units:
-            for item in self.corpus.read(unit):
-                if isinstance(item, Document):
-                    yield item
-                else:
-                    self.dropped[item.reason] += 1
 
 
 def prepare(config: PrepareConfig) -> Manifest:
@@ -89,19 +93,27 @@ def prepare(config: PrepareConfig) -> Manifest:
     started = time.monotonic()
     check_settings(config)
     output = Path(os.path.abspath(config.output))
+    source = open_corpus(config.corpus)
+    units = source.units()
+    settings = content_settings(config)
     with Workers(config.workers or _cores()) as workers:
-        corpus = Reading(open_corpus(config.corpus))
-        settings = content_settings(config, corpus)
-        if existing := find_existing(output, settings, config.overwrite):
+        if existing := find_existing(output, settings, units, workers, config.overwrite):
             return existing
-        with staging(output) as staged:
-            tokenizer = make_tokenizer(config, corpus)
-            tokenizer.save(staged / "tokenizer")
-            writer = write_shards(config, corpus, tokenizer, workers, staged)
-            manifest = make_manifest(writer, tokenizer, corpus, settings)
+        engine = LocalEngine(workers)
+        with workplace(output, {**settings, "files": stamp(units)}) as place:
+            settings["inputs"] = content_hash(units, workers)
+            corpus = read_corpus(place, config.corpus, units, engine)
+            cleaned = clean_corpus(place, corpus, config.cleaning, engine)
+            remaining = find_remaining(place, cleaned, config.cleaning.duplicates, engine)
+            tokenizer = make_tokenizer(place, config.tokenizer, cleaned, remaining, engine)
+            encoded = encode(place, config, cleaned, remaining, tokenizer, engine)
+            shards = assemble_shards(place, encoded, config.block_tokens, config.shard_tokens, engine)
+            cleaned.report.add(encoded.report)
+            manifest = make_manifest(shards, tokenizer, encoded, cleaned, settings, source.weights())
             check_splits(manifest)
-            manifest.save(staged)
-            publish(staged, output)
+            describe(manifest, encoded, cleaned).save(place.dataset)
+            manifest.save(place.dataset)
+            publish(place, output)
     seconds = time.monotonic() - started
     size = sum(counts.bytes for counts in manifest.splits.values()) / 1e6
     say(f"prepared {size:.1f} MB of text in {seconds:.1f} s, {size / seconds:.1f} MB/s")
@@ -116,30 +128,31 @@ def check_settings(config: PrepareConfig) -> None:
         value = getattr(config, key)
         if value is not None and value < 1:
             raise UserError(f"{key}={value} must be at least 1")
-    if isinstance(config.tokenizer, BpeConfig) and config.tokenizer.training_bytes < SMALLEST_SAMPLE:
-        raise UserError(
-            f"tokenizer.training_bytes={config.tokenizer.training_bytes} must be at least {SMALLEST_SAMPLE}"
-        )
+    check_cleaning(config.cleaning)
+    if isinstance(config.tokenizer, BpeConfig):
+        config.tokenizer.check()
 
 
-def content_settings(config: PrepareConfig, corpus: Reading) -> dict[str, Any]:
-    """Return every setting that has an influence on the content, with a hash of all that is read."""
-    files = [Path(piece.location) for unit in corpus.units for piece in unit.pieces]
+def content_settings(config: PrepareConfig) -> dict[str, Any]:
+    """Return every setting that has an influence on the content."""
+    cleaning, tokenizer = asdict(config.cleaning), asdict(config.tokenizer)
+    del cleaning["duplicates"]["memory_mb"]
     if not isinstance(config.tokenizer, BpeConfig):
-        path = Path(config.tokenizer.path)
-        load_tokenizer(path, config.tokenizer.end_of_document)
-        files += sorted(path.glob("tokenizer*.json")) if path.is_dir() else [path]
+        tokenizer["fingerprint"] = open_tokenizer(config.tokenizer).fingerprint
     return {
-        "corpus": {"name": corpus_name(config.corpus), **asdict(config.corpus)},
-        "tokenizer": asdict(config.tokenizer),
+        "corpus": {"name": corpus_name(config.corpus), **without_secrets(config.corpus)},
+        "cleaning": cleaning,
+        "tokenizer": tokenizer,
         "validation_fraction": config.validation_fraction,
         "block_tokens": config.block_tokens,
         "shard_tokens": config.shard_tokens,
-        "inputs": json_hash([_hash_of_input(path) for path in files]),
+        "provenance": config.provenance,
     }
 
 
-def find_existing(output: Path, settings: dict[str, Any], overwrite: bool) -> Manifest | None:
+def find_existing(
+    output: Path, settings: dict[str, Any], units: Sequence[Unit], workers: Workers, overwrite: bool
+) -> Manifest | None:
     """Return the manifest of the same dataset, if it is there already.
 
     Raises:
@@ -152,10 +165,10 @@ def find_existing(output: Path, settings: dict[str, Any], overwrite: bool) -> Ma
     if overwrite:
         return None
     manifest = load_manifest(output)
-    if manifest.settings != settings:
-        changed = [key for key in settings if manifest.settings.get(key) != settings[key]]
+    changed = [key for key in settings if manifest.settings.get(key) != settings[key]]
+    if changed or manifest.settings.get("inputs") != content_hash(units, workers):
         raise UserError(
-            f"{output} holds a dataset with another {', '.join(changed)}: choose another output=FOLDER, "
+            f"{output} holds a dataset with another {', '.join(changed or ['inputs'])}: choose another output=FOLDER, "
             "or replace it with overwrite=true"
         )
     missing = [
@@ -170,82 +183,81 @@ def find_existing(output: Path, settings: dict[str, Any], overwrite: bool) -> Ma
     return manifest
 
 
-@contextmanager
-def staging(output: Path) -> Iterator[Path]:
-    """Give an empty folder beside the output; nothing of it stays behind when something goes wrong.
-
-    Raises:
-        UserError: no folder can be made there.
-        Failure: the disk is full or broken.
-    """
-    staged = output.with_name(output.name + ".tmp")
-    try:
-        fresh_folder(staged)
-    except OSError as error:
-        raise UserError(f"output={output}: the folder can't be made: {error.strerror}") from None
-    try:
-        yield staged
-    except BaseException as error:
-        shutil.rmtree(staged, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise Failure(f"{output} can't be written: {error.strerror or error}") from error
-        raise
-
-
-def make_tokenizer(config: PrepareConfig, corpus: Reading) -> Tokenizer:
-    """Train a tokenizer on a sample of the corpus, or load the one that is named."""
-    if not isinstance(config.tokenizer, BpeConfig):
-        return load_tokenizer(Path(config.tokenizer.path), config.tokenizer.end_of_document)
-    with Task("reading text for the tokenizer", None, "documents") as task:
-        texts = sample_texts(_counted(corpus, task), config.tokenizer.training_bytes)
-    _require_documents(bool(texts))
-    started = time.monotonic()
-    tokenizer = train_tokenizer(texts, config.tokenizer.vocabulary_size)
-    size = sum(len(text.encode()) for text in texts) / 1e6
-    found = tokenizer.vocabulary_size
-    short = "" if found == config.tokenizer.vocabulary_size else ", all that this text has"
-    say(f"trained a tokenizer of {found:,} tokens{short} on {size:.1f} MB in {time.monotonic() - started:.1f} s")
+def make_tokenizer(place: Workplace, config: Any, corpus: Corpus, remaining: Remaining, engine: Engine) -> Tokenizer:
+    """Train a tokenizer on a sample of the corpus, or load the one that is named; save it in the dataset."""
+    if not sum(part.documents for part in corpus.parts):
+        raise UserError("the corpus has no text: every document in it is empty or was dropped")
+    folder = place.dataset / "tokenizer"
+    if place.is_done("tokenizer"):
+        return load_tokenizer(folder)
+    place.remove("dataset")
+    if isinstance(config, BpeConfig):
+        texts = sample_corpus(place, corpus, remaining, config.training_bytes, engine)
+        tokenizer = _train(texts, config)
+    else:
+        tokenizer = open_tokenizer(config)
+    place.dataset.mkdir(exist_ok=True)
+    tokenizer.save(folder)
+    place.finish("tokenizer")
+    place.remove("sample")
     return tokenizer
 
 
-def write_shards(
-    config: PrepareConfig, corpus: Reading, tokenizer: Tokenizer, workers: Workers, folder: Path
-) -> DatasetWriter:
-    """Encode the corpus into shards, with the fast encoder for as long as it proves equal to the reference."""
-    reason = why_not_fast(tokenizer, _first_texts(corpus))
-    if reason is None:
-        say("encoding with fastokens: same ids as tokenizers on a sample of this corpus; spot-checked on the way")
-        try:
-            return _write_shards(config, corpus, tokenizer, workers, folder, fast=True)
-        except EncodersDifferError as difference:
-            reason = f"{difference}; all is encoded again"
-            _remove_shards(folder)
-    say(escape(f"encoding with tokenizers: {reason}"))
-    return _write_shards(config, corpus, tokenizer, workers, folder, fast=False)
+def encode(
+    place: Workplace, config: PrepareConfig, corpus: Corpus, remaining: Remaining, tokenizer: Tokenizer, engine: Engine
+) -> Encoded:
+    """Encode the corpus by the dataset's tokenizer."""
+    settings = EncodeSettings(
+        tokenizer=place.dataset / "tokenizer",
+        fingerprint=tokenizer.fingerprint,
+        dtype=_dtype(tokenizer),
+        validation_fraction=config.validation_fraction,
+        keep_provenance=config.provenance,
+        privacy=config.cleaning.privacy,
+    )
+    return encode_corpus(place, corpus, remaining, tokenizer, settings, engine)
 
 
-def make_manifest(writer: DatasetWriter, tokenizer: Tokenizer, corpus: Reading, settings: dict[str, Any]) -> Manifest:
+def make_manifest(
+    shards: list[ShardRecord],
+    tokenizer: Tokenizer,
+    encoded: Encoded,
+    corpus: Corpus,
+    settings: dict[str, Any],
+    weights: Mapping[str, float],
+) -> Manifest:
     """Return the manifest of what was written."""
     dtype = _dtype(tokenizer)
+    whole = encoded.whole()
+    blocks = {split: sum(shard.blocks for shard in shards if shard.split == split) for split in whole.splits}
+    sources = {
+        source: SourceCounts(**asdict(composition.total()), weight=weights.get(source))
+        for source, composition in encoded.sources.items()
+    }
     return Manifest(
         format_version=FORMAT_VERSION,
-        fingerprint=dataset_fingerprint(writer.shards, dtype, tokenizer.fingerprint),
+        fingerprint=dataset_fingerprint(shards, dtype, tokenizer.fingerprint, sources),
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocabulary_size=tokenizer.vocabulary_size,
         end_of_document=tokenizer.end_of_document,
         dtype=dtype,
-        splits=writer.split_counts(),
-        sources=writer.source_counts(),
-        shards=writer.shards,
+        splits={split: SplitCounts(**asdict(counts), blocks=blocks[split]) for split, counts in whole.splits.items()},
+        sources=sources,
+        shards=shards,
         settings=settings,
-        dropped=dict(sorted(corpus.dropped.items())),
+        stages=corpus.report.to_json()["stages"],
     )
+
+
+def describe(manifest: Manifest, encoded: Encoded, corpus: Corpus) -> Datasheet:
+    """Return the page for people."""
+    originals = originals_of(corpus.report, corpus)
+    return Datasheet(manifest, encoded.sources, corpus.report, originals, encoded.vocabulary_used())
 
 
 def check_splits(manifest: Manifest) -> None:
     """Refuse a dataset that nothing can be trained on or measured with. Raises UserError."""
     documents = {name: counts.documents for name, counts in manifest.splits.items()}
-    _require_documents(any(documents.values()))
     for split, count in documents.items():
         if count == 0:
             raise UserError(
@@ -255,66 +267,18 @@ def check_splits(manifest: Manifest) -> None:
             )
 
 
-def publish(staged: Path, output: Path) -> None:
-    """Rename the finished folder into place; an older dataset there goes only when the new one stands."""
-    older = output.with_name(f".{output.name}.replaced")
-    if output.exists():
-        shutil.rmtree(older, ignore_errors=True)
-        os.rename(output, older)
-    publish_folder(staged, output)
-    shutil.rmtree(older, ignore_errors=True)
-
-
-def _write_shards(
-    config: PrepareConfig, corpus: Reading, tokenizer: Tokenizer, workers: Workers, folder: Path, fast: bool
-) -> DatasetWriter:
-    encoding = Encoding(
-        folder / "tokenizer", tokenizer.fingerprint, _dtype(tokenizer), config.validation_fraction, fast
-    )
-    writer = DatasetWriter(folder, config.block_tokens, config.shard_tokens)
-    with Task("encoding", None, "documents") as task:
-        for batch in workers.map(partial(encode_batch, encoding), batches(corpus.documents())):
-            for document in batch:
-                writer.add(document)
-            task.advance(len(batch))
-        writer.close()
-    return writer
-
-
-def _remove_shards(folder: Path) -> None:
-    for path in (*folder.glob("*.tar"), *folder.glob("*.idx")):
-        path.unlink()
-
-
-def _counted(corpus: Reading, task: Task) -> Iterator[str]:
-    for document in corpus.documents():
-        yield document.text
-        task.advance()
-
-
-def _first_texts(corpus: Reading) -> Iterator[str]:
-    size = 0
-    for document in corpus.documents():
-        yield document.text[: PROOF_BYTES - size]
-        size += len(document.text)
-        if size >= PROOF_BYTES:
-            return
-
-
-def _require_documents(found: bool) -> None:
-    if not found:
-        raise UserError("the corpus has no text: every document in it is empty or was dropped")
+def _train(texts: list[str], config: BpeConfig) -> Tokenizer:
+    started = time.monotonic()
+    tokenizer = train_tokenizer(texts, config)
+    size = sum(len(text.encode()) for text in texts) / 1e6
+    found = tokenizer.vocabulary_size
+    short = "" if found == config.vocabulary_size else ", all that this text has"
+    say(f"trained a tokenizer of {found:,} tokens{short} on {size:.1f} MB in {time.monotonic() - started:.1f} s")
+    return tokenizer
 
 
 def _dtype(tokenizer: Tokenizer) -> str:
     return "uint16" if tokenizer.vocabulary_size <= 1 << 16 else "uint32"
-
-
-def _hash_of_input(path: Path) -> str:
-    try:
-        return file_hash(path)
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror}") from None
 
 
 def _cores() -> int:
@@ -329,12 +293,17 @@ def _describe(manifest: Manifest, output: Path) -> str:
             f"  {name:<11} {counts.documents:>9,} documents {counts.tokens:>14,} tokens {counts.bytes / 1e6:>10,.1f} MB"
             f" {ratio:.2f} bytes/token"
         )
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest.dropped.items())
+    dropped: dict[str, int] = {}
+    for stage in manifest.stages.values():
+        for counts in stage.values():
+            for reason, amount in counts["dropped"].items():
+                dropped[reason] = dropped.get(reason, 0) + amount["documents"]
+    left_out = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in dropped.items())
     return "\n".join(
         [
             f"{output}: {len(manifest.shards)} shards of {manifest.dtype}, vocabulary {manifest.vocabulary_size:,}",
             *lines,
-            *([f"  dropped: {dropped}"] if dropped else []),
+            *([f"  left out: {left_out}; examples are in {output / 'dataset.html'}"] if dropped else []),
         ]
     )
 
@@ -344,7 +313,7 @@ def _dry_run(config: PrepareConfig, as_json: bool) -> None:
     sources: dict[str, dict[str, int]] = {}
     for unit in open_corpus(config.corpus).units():
         counts = sources.setdefault(unit.source, {"files": 0, "bytes": 0})
-        counts["files"] += len(unit.pieces)
+        counts["files"] += sum(piece.start == 0 for piece in unit.pieces)
         counts["bytes"] += unit.bytes
     if as_json:
         print(json.dumps({"output": config.output, "sources": sources}))
@@ -378,10 +347,11 @@ VERB = Verb(
     name="prepare",
     summary="text to a dataset folder: token shards, tokenizer, manifest",
     run=_run,
-    groups=("corpus", "tokenizer"),
+    groups=("corpus", "cleaning", "tokenizer"),
     keys=(
         ("output=FOLDER", "the dataset; it appears when it is whole"),
-        ("corpus.paths=[…]", "files and patterns to read, with corpus=files"),
+        ("corpus.paths=[…]", "files, URLs and patterns to read, with corpus=files"),
+        ("corpus.sources.NAME.KEY", "the same and more for each of several, with corpus=sources"),
         ("tokenizer.vocabulary_size", "of the tokenizer that is trained on the corpus"),
         ("tokenizer.path", "a ready tokenizer.json, with tokenizer=file"),
         ("validation_fraction", "of documents kept from training"),

@@ -4,7 +4,7 @@ from data_pipeline.cleaning.chain import CleaningConfig
 from data_pipeline.foundation.configuration import register
 from data_pipeline.prepare import PrepareConfig
 from data_pipeline.readers import CORPORA
-from data_pipeline.tokenizer import TOKENIZERS
+from data_pipeline.tokenization import TOKENIZERS
 
 
 def register_schemas() -> None:

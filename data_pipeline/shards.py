@@ -1,8 +1,10 @@
 """The shard format: WebDataset tars of token blocks, and the index that lets them be mapped into memory.
 
 A sample is a block of whole documents: `KEY.tokens.npy` (1-D, uint16 or uint32) and `KEY.ends.npy` (uint32, the
-exclusive ends of the documents in the block; the last one is the number of tokens). Tar members start at multiples of
-512 bytes and their npy header has 128, so tokens always lie at multiples of 64 bytes.
+exclusive ends of the documents in the block; the last one is the number of tokens), and where provenance is kept
+`KEY.json`, a list of where each document came from. Tar members start at multiples of 512 bytes and their npy header
+has 128, so tokens always lie at multiples of 64 bytes. All documents of a shard are of one source; the owner of every
+member, as the tar format calls it, is the source's name.
 
 An index, `NAME.idx`, is a safetensors file with the offsets, counts and document ends of all blocks. It holds nothing
 that the tar doesn't: `rebuild_index` makes it from the tar alone, and that is also how it is made in the first place.
@@ -10,6 +12,8 @@ that the tar doesn't: `rebuild_index` makes it from the tar alone, and that is a
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -27,14 +31,17 @@ from data_pipeline.manifest import DTYPES, ShardRecord
 RECORD_BYTES = 512
 ALIGNMENT_BYTES = 64
 LARGEST_BLOCK = 2**32 - 1
-INDEX_FORMAT = "headrace-index-1"
+INDEX_FORMAT = "headrace-index-2"
 NPY_HEADER_BYTES = 128
 NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00v\x00\{'descr': '<u([24])', 'fortran_order': False, 'shape': \((\d+),\), \} *\n"
 )
 """What numpy writes before a 1-D array of uint16 or uint32, always 128 bytes. Read by ourselves, since numpy's reader
 evaluates it, and mends what is damaged."""
-MEMBER_NAME = re.compile(r"(\d{8})\.(ends|tokens)\.npy")
+MEMBER_NAME = re.compile(r"\d{8}\.(ends\.npy|json|tokens\.npy)")
+ENDS, PROVENANCE, TOKENS = ".ends.npy", ".json", ".tokens.npy"
+SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}")
+"""A tar header has 32 bytes for the owner's name, with a zero behind it."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,12 @@ class Block:
     Args:
         tokens: (tokens,) uint16 or uint32; every document ends with the end-of-document token.
         ends: (documents,) exclusive ends of the documents; the last one is `len(tokens)`.
+        keys: where each document came from, or None where that isn't kept.
     """
 
     tokens: NDArray
     ends: NDArray[np.uint32]
+    keys: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,18 +68,24 @@ class ShardIndex:
         token_counts: (blocks,) tokens per block.
         document_counts: (blocks,) documents per block.
         document_ends: (documents,) exclusive ends within their block, all blocks behind one another.
+        provenance_offsets, provenance_sizes: (blocks,) where the JSON list of document keys lies; of size 0 without.
         dtype: of the tokens, `uint16` or `uint32`.
+        source: of the documents.
     """
 
     token_offsets: NDArray[np.int64]
     token_counts: NDArray[np.int64]
     document_counts: NDArray[np.int64]
     document_ends: NDArray[np.uint32]
+    provenance_offsets: NDArray[np.int64]
+    provenance_sizes: NDArray[np.int64]
     dtype: str
+    source: str
 
     def same_as(self, other: ShardIndex) -> bool:
         mine, theirs = self.arrays(), other.arrays()
-        return self.dtype == other.dtype and all(np.array_equal(mine[name], theirs[name]) for name in mine)
+        same = (self.dtype, self.source) == (other.dtype, other.source)
+        return same and all(np.array_equal(mine[name], theirs[name]) for name in mine)
 
     def arrays(self) -> dict[str, NDArray]:
         return {name: getattr(self, name) for name in _INDEX_ARRAYS}
@@ -81,30 +96,38 @@ _INDEX_ARRAYS = {
     "token_counts": np.dtype(np.int64),
     "document_counts": np.dtype(np.int64),
     "document_ends": np.dtype(np.uint32),
+    "provenance_offsets": np.dtype(np.int64),
+    "provenance_sizes": np.dtype(np.int64),
 }
 
 
-def write_shard(folder: Path, split: str, number: int, blocks: Iterable[Block]) -> ShardRecord:
+def write_shard(folder: Path, split: str, number: int, source: str, blocks: Iterable[Block]) -> ShardRecord:
     """Write a shard and its index; the same blocks always give the same bytes.
 
     Raises:
-        ValueError: a block's ends don't close with its tokens, or it is too large for the format.
+        ValueError: a block's ends don't close with its tokens, it is too large for the format, or the source's name
+            is none.
     """
     import webdataset
 
+    if not SOURCE_NAME.fullmatch(source):
+        raise ValueError(f"{source!r} can't be the name of a source")
+
     path = folder / f"{split}-{number:06d}.tar"
     with hashed_file(path) as file:
-        with webdataset.TarWriter(file, user="", group="", mode=0o444, mtime=0) as writer:
+        with webdataset.TarWriter(file, user=source, group="", mode=0o444, mtime=0) as writer:
             for position, block in enumerate(blocks):
                 _check_block(block)
                 sample = {"tokens.npy": block.tokens, "ends.npy": block.ends.astype(np.uint32)}
-                writer.write({"__key__": f"{position:08d}", **sample})
+                provenance = {} if block.keys is None else {"json": _provenance(block.keys)}
+                writer.write({"__key__": f"{position:08d}", **sample, **provenance})
         digest, size = file.hexdigest, file.bytes
     index = rebuild_index(path)
     index_digest, index_size = write_index(path.with_suffix(".idx"), index)
     return ShardRecord(
         name=path.name,
         split=split,
+        source=source,
         bytes=size,
         xxh3_128=digest,
         index_bytes=index_size,
@@ -122,7 +145,7 @@ def write_index(path: Path, index: ShardIndex) -> tuple[str, int]:
     beside = path.with_name(path.name + ".tmp")
     with hashed_file(beside) as file:
         # One entry only: safetensors writes several in an order that differs from process to process.
-        file.write(save(index.arrays(), metadata={INDEX_FORMAT: index.dtype}))
+        file.write(save(index.arrays(), metadata={INDEX_FORMAT: f"{index.dtype} {index.source}"}))
     os.replace(beside, path)
     return file.hexdigest, file.bytes
 
@@ -141,7 +164,8 @@ def load_index(path: Path) -> ShardIndex:
             arrays = {name: file.get_tensor(name) for name in _INDEX_ARRAYS}
         if INDEX_FORMAT not in metadata:
             raise ValueError(f"it is not of the format {INDEX_FORMAT}")
-        index = ShardIndex(**arrays, dtype=metadata[INDEX_FORMAT])
+        dtype, _, source = metadata[INDEX_FORMAT].partition(" ")
+        index = ShardIndex(**arrays, dtype=dtype, source=source)
         _check_index(index)
         return index
     except (OSError, SafetensorError, ValueError) as error:
@@ -159,35 +183,83 @@ def rebuild_index(path: Path) -> ShardIndex:
     Raises:
         Failure: the tar is missing, cut short, damaged, or holds anything else.
     """
-    offsets: list[int] = []
-    counts: list[int] = []
-    ends: list[NDArray[np.uint32]] = []
-    dtypes: set[str] = set()
+    blocks: list[_BlockLayout] = []
     try:
         with open(path, "rb") as file:
-            members = _members(file)
-            for position, (ends_member, tokens_member) in enumerate(zip(members, members, strict=True)):
-                key = f"{position:08d}"
-                if (ends_member.name, tokens_member.name) != (f"{key}.ends.npy", f"{key}.tokens.npy"):
-                    raise ValueError(f"members {ends_member.name}, {tokens_member.name} where {key}.* should be")
-                block_ends = _read_npy(file, ends_member)
-                dtype, count, offset = _npy_layout(file, tokens_member)
-                _check_ends(block_ends, count)
-                offsets.append(offset)
-                counts.append(count)
-                ends.append(block_ends)
-                dtypes.add(dtype)
+            for members in _samples(_members(file)):
+                blocks.append(_block_layout(file, members))
+        dtypes, sources = {block.dtype for block in blocks}, {block.source for block in blocks}
         if len(dtypes) != 1 or not dtypes <= set(DTYPES):
             raise ValueError(f"its tokens are {', '.join(sorted(dtypes)) or 'missing'}")
+        if len(sources) != 1 or not SOURCE_NAME.fullmatch(next(iter(sources))):
+            raise ValueError(f"its documents are of the sources {', '.join(sorted(sources))}, not of one")
     except (OSError, ValueError) as error:
         raise Failure(f"{path}: the shard is damaged: {error}") from None
     return ShardIndex(
-        token_offsets=np.array(offsets, np.int64),
-        token_counts=np.array(counts, np.int64),
-        document_counts=np.array([len(block_ends) for block_ends in ends], np.int64),
-        document_ends=np.concatenate(ends),
+        token_offsets=np.array([block.offset for block in blocks], np.int64),
+        token_counts=np.array([block.tokens for block in blocks], np.int64),
+        document_counts=np.array([len(block.ends) for block in blocks], np.int64),
+        document_ends=np.concatenate([block.ends for block in blocks]),
+        provenance_offsets=np.array([block.provenance.offset for block in blocks], np.int64),
+        provenance_sizes=np.array([block.provenance.size for block in blocks], np.int64),
         dtype=dtypes.pop(),
+        source=sources.pop(),
     )
+
+
+def read_provenance(path: Path, index: ShardIndex, block: int) -> list[str] | None:
+    """Return where the documents of a block came from, or None where that isn't kept.
+
+    Raises:
+        Failure: it is damaged.
+    """
+    size = int(index.provenance_sizes[block])
+    if not size:
+        return None
+    with open(path, "rb") as file:
+        file.seek(int(index.provenance_offsets[block]))
+        try:
+            keys = json.loads(file.read(size))
+            if len(keys) != index.document_counts[block] or not all(isinstance(key, str) for key in keys):
+                raise ValueError("it doesn't have a key for each document")
+        except ValueError as error:
+            raise Failure(f"{path}: the provenance of block {block} is damaged: {error}") from None
+    return keys
+
+
+def _provenance(keys: list[str]) -> bytes:
+    return json.dumps(keys, ensure_ascii=False).encode()
+
+
+@dataclass(frozen=True)
+class _BlockLayout:
+    offset: int
+    tokens: int
+    ends: NDArray[np.uint32]
+    dtype: str
+    source: str
+    provenance: _Member
+
+
+def _samples(members: Iterator[_Member]) -> Iterator[list[_Member]]:
+    """Yield the members of each sample. Raises ValueError where one is missing, too many or out of order."""
+    for position, (key, group) in enumerate(itertools.groupby(members, lambda member: member.name.split(".")[0])):
+        sample = list(group)
+        suffixes = [member.name.removeprefix(key) for member in sample]
+        if key != f"{position:08d}" or suffixes not in ([ENDS, TOKENS], [ENDS, PROVENANCE, TOKENS]):
+            raise ValueError(f"members {', '.join(member.name for member in sample)} where {position:08d}.* should be")
+        yield sample
+
+
+def _block_layout(file: BinaryIO, sample: list[_Member]) -> _BlockLayout:
+    ends_member, *provenance, tokens_member = sample
+    ends = _read_npy(file, ends_member)
+    dtype, count, offset = _npy_layout(file, tokens_member)
+    _check_ends(ends, count)
+    if len({member.source for member in sample}) > 1:
+        raise ValueError(f"the members of {tokens_member.name} are of different sources")
+    nothing = _Member("", 0, 0, "")
+    return _BlockLayout(offset, count, ends, dtype, tokens_member.source, *(provenance or [nothing]))
 
 
 @dataclass(frozen=True)
@@ -195,6 +267,7 @@ class _Member:
     name: str
     offset: int
     size: int
+    source: str
 
 
 def _members(file: BinaryIO) -> Iterator[_Member]:
@@ -221,7 +294,8 @@ def _members(file: BinaryIO) -> Iterator[_Member]:
 
 
 def _parse_header(header: bytes, at: int) -> _Member:
-    # POSIX.1-1988 ustar: name 0-99, size 124-135, checksum 148-155 (itself counted as spaces), type 156, magic 257-262.
+    # POSIX.1-1988 ustar: name 0-99, size 124-135, checksum 148-155 (itself counted as spaces), type 156, magic 257-262,
+    # owner's name 265-296.
     expected = sum(header) - sum(header[148:156]) + 8 * ord(" ")
     if _octal(header[148:156]) != expected:
         raise ValueError(f"the tar header at byte {at} doesn't match its checksum")
@@ -230,7 +304,8 @@ def _parse_header(header: bytes, at: int) -> _Member:
     name = header[:100].rstrip(b"\0").decode("ascii", "replace")
     if not MEMBER_NAME.fullmatch(name) or any(header[345:500]):
         raise ValueError(f"unexpected member {name!r} at byte {at}")
-    return _Member(name, at + RECORD_BYTES, _octal(header[124:136]))
+    source = header[265:297].rstrip(b"\0").decode("ascii", "replace")
+    return _Member(name, at + RECORD_BYTES, _octal(header[124:136]), source)
 
 
 def _octal(field: bytes) -> int:
@@ -279,7 +354,8 @@ def _check_index(index: ShardIndex) -> None:
         if array.ndim != 1 or array.dtype != dtype:
             raise ValueError(f"{name} is {array.dtype} with {array.ndim} dimensions")
     blocks = len(index.token_offsets)
-    if index.dtype not in DTYPES or not blocks == len(index.token_counts) == len(index.document_counts):
+    by_block = (index.token_counts, index.document_counts, index.provenance_offsets, index.provenance_sizes)
+    if index.dtype not in DTYPES or any(len(array) != blocks for array in by_block):
         raise ValueError("its parts don't fit together")
     if np.any(index.document_counts < 1) or index.document_counts.sum() != len(index.document_ends):
         raise ValueError("it doesn't have as many documents as its blocks")

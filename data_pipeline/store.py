@@ -1,24 +1,28 @@
-"""Reads any span of tokens from a dataset folder's shards, mapped into memory through their indexes.
+"""Copies pieces of blocks out of a dataset folder's shards, which are mapped into memory through their indexes.
 
 A shard is checked against the manifest before its first token is used: damaged data is never trained on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import file_hash
 from data_pipeline.manifest import Manifest, ShardRecord
-from data_pipeline.order import Span
+from data_pipeline.pieces import Pieces, alike
 from data_pipeline.shards import ShardIndex, load_index
+
+RUNS_AT_ONCE = 128
 
 
 class Store:
-    """The blocks of one split, numbered over all its shards.
+    """The shards of one split, by their numbers.
 
     Args:
         folder: of the dataset.
@@ -27,71 +31,112 @@ class Store:
 
     Raises:
         UserError: the dataset has no such split.
-        Failure: an index is missing or damaged.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, split: str):
-        self.folder, self.dtype = folder, np.dtype(manifest.dtype)
-        self._records = [record for record in manifest.shards if record.split == split]
-        if not self._records:
+        self.folder, self.dtype, self.end_of_document = folder, np.dtype(manifest.dtype), manifest.end_of_document
+        self.shards = [record for record in manifest.shards if record.split == split]
+        if not self.shards:
             known = ", ".join(sorted({record.split for record in manifest.shards}))
             raise UserError(f"{folder} has no split `{split}`; it has {known}")
-        self._indexes = [self._load_index(record) for record in self._records]
-        self.block_tokens = np.concatenate([index.token_counts for index in self._indexes])
-        self._first_block = np.cumsum([0] + [len(index.token_counts) for index in self._indexes])
-        self._first_document = [
-            np.concatenate(([0], np.cumsum(index.document_counts))).astype(np.int64) for index in self._indexes
-        ]
-        self._maps: dict[int, NDArray[np.uint8]] = {}
+        self._indexes: dict[int, ShardIndex] = {}
+        self._tokens: dict[int, NDArray] = {}
 
-    def read(self, spans: list[Span], out: NDArray) -> list[int]:
-        """Copy spans one behind the other into `out` and return the document ends among them.
+    def require_files(self) -> None:
+        """Look whether every file is there in its size, without reading any. Raises Failure where one is not."""
+        for record in self.shards:
+            for name, size in ((record.name, record.bytes), (record.index_name, record.index_bytes)):
+                self._require(self.folder / name, size)
+
+    def index(self, shard: int) -> ShardIndex:
+        """Return a shard's index, read when first asked for.
+
+        Raises:
+            Failure: it is missing or is not what the manifest says.
+        """
+        if shard not in self._indexes:
+            record = self.shards[shard]
+            path = self.folder / record.index_name
+            self._check(path, record.index_bytes, record.index_xxh3_128)
+            self._indexes[shard] = load_index(path)
+        return self._indexes[shard]
+
+    def block(self, shard: int, block: int) -> list[NDArray]:
+        """Return the tokens of a block's documents, each with the token that ends it.
+
+        Raises:
+            Failure: the shard is missing or is not what the manifest says.
+        """
+        index = self.index(shard)
+        first = int(index.token_offsets[block]) // self.dtype.itemsize
+        tokens = self._mapped(shard)[first : first + int(index.token_counts[block])]
+        stop = int(index.document_counts[: block + 1].sum())
+        ends = index.document_ends[stop - int(index.document_counts[block]) : stop]
+        return np.split(tokens, ends[:-1].astype(np.int64))
+
+    def documents(self) -> Iterator[NDArray]:
+        """Yield the tokens of all documents in storage order, each with the token that ends it."""
+        for shard in range(len(self.shards)):
+            for block in range(len(self.index(shard).token_counts)):
+                yield from self.block(shard, block)
+
+    def read(self, pieces: Pieces, rows: NDArray) -> None:
+        """Copy pieces to where they belong.
 
         Args:
-            spans: where the tokens lie.
-            out: (tokens,) of the dataset's dtype, as long as the spans together.
-
-        Returns:
-            ends of documents as offsets into `out`, exclusive, ascending.
+            rows: (rows, tokens) of the dataset's dtype.
 
         Raises:
             Failure: a shard is missing or is not what the manifest says.
         """
-        ends: list[int] = []
-        at = 0
-        for block, start, stop in spans:
-            shard = int(np.searchsorted(self._first_block, block, side="right")) - 1
-            local = block - int(self._first_block[shard])
-            index = self._indexes[shard]
-            first = int(index.token_offsets[local]) + start * self.dtype.itemsize
-            mapped = self._map(shard)[first : first + (stop - start) * self.dtype.itemsize]
-            out[at : at + stop - start] = mapped.view(self.dtype)
-            documents = index.document_ends[self._first_document[shard][local] : self._first_document[shard][local + 1]]
-            low, high = np.searchsorted(documents, (start, stop), side="right")
-            ends += [int(end) - start + at for end in documents[low:high]]
-            at += stop - start
-        return ends
+        for shard, chosen in alike(pieces.shards):
+            self._read_from(shard, pieces.at(chosen), rows)
 
-    def _load_index(self, record: ShardRecord) -> ShardIndex:
-        path = self.folder / record.name.replace(".tar", ".idx")
-        self._check(path, record.index_bytes, record.index_xxh3_128)
-        return load_index(path)
+    def _read_from(self, shard: int, pieces: Pieces, rows: NDArray) -> None:
+        tokens, index = self._mapped(shard), self.index(shard)
+        starts = index.token_offsets[pieces.blocks] // self.dtype.itemsize + pieces.offsets
+        width = rows.shape[1]
+        whole = pieces.lengths == width
+        # A row that lies in one block is one run of tokens, and many of them are one call, few enough to stay in cache.
+        runs = np.flatnonzero(whole)
+        windows = sliding_window_view(tokens, width) if len(runs) else tokens
+        for first in range(0, len(runs), RUNS_AT_ONCE):
+            some = runs[first : first + RUNS_AT_ONCE]
+            rows[pieces.rows[some]] = windows[starts[some]]
+        parts = np.flatnonzero(~whole)
+        arrays = (pieces.rows, pieces.columns, starts, pieces.lengths)
+        for row, column, start, length in zip(*(array[parts].tolist() for array in arrays)):
+            rows[row, column : column + length] = tokens[start : start + length]
 
-    def _map(self, shard: int) -> NDArray[np.uint8]:
-        if shard not in self._maps:
-            record = self._records[shard]
+    def _mapped(self, shard: int) -> NDArray:
+        if shard not in self._tokens:
+            record = self.shards[shard]
             path = self.folder / record.name
             self._check(path, record.bytes, record.xxh3_128)
-            self._maps[shard] = np.memmap(path, dtype=np.uint8, mode="r")
-        return self._maps[shard]
+            self._tokens[shard] = np.asarray(np.memmap(path, dtype=self.dtype, mode="r"))
+        return self._tokens[shard]
 
     def _check(self, path: Path, size: int, digest: str) -> None:
-        mend = (
+        self._require(path, size)
+        if file_hash(path) != digest:
+            raise Failure(f"{path} is damaged: its checksum is not the manifest's; {self._mend}")
+
+    def _require(self, path: Path, size: int) -> None:
+        if not path.exists():
+            raise Failure(f"{path} is missing: {self._mend}")
+        if path.stat().st_size != size:
+            raise Failure(f"{path} has {path.stat().st_size} bytes instead of {size}: {self._mend}")
+
+    @property
+    def _mend(self) -> str:
+        return (
             f"run `headrace verify source={self.folder}` to see what else is damaged, then restore or prepare it again"
         )
-        if not path.exists():
-            raise Failure(f"{path} is missing: {mend}")
-        if path.stat().st_size != size:
-            raise Failure(f"{path} has {path.stat().st_size} bytes instead of {size}: {mend}")
-        if file_hash(path) != digest:
-            raise Failure(f"{path} is damaged: its checksum is not the manifest's; {mend}")
+
+
+def records_by_source(records: list[ShardRecord]) -> dict[str, list[int]]:
+    """Return the numbers of each source's shards."""
+    found: dict[str, list[int]] = {}
+    for number, record in enumerate(records):
+        found.setdefault(record.source, []).append(number)
+    return found

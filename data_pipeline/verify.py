@@ -19,14 +19,15 @@ from data_pipeline.manifest import (
     SHARD_NAME,
     SPLITS,
     Manifest,
-    NewerFormatError,
+    OtherFormatError,
     ShardRecord,
+    SourceCounts,
     SplitCounts,
     dataset_fingerprint,
     load_manifest,
 )
 from data_pipeline.shards import ShardIndex, load_index, rebuild_index, write_index
-from data_pipeline.tokenizer import Tokenizer, load_tokenizer
+from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 
 def verify_dataset(folder: Path, repair: bool = False) -> list[str]:
@@ -35,7 +36,7 @@ def verify_dataset(folder: Path, repair: bool = False) -> list[str]:
     Args:
         folder: of the dataset.
         repair: rebuild indexes and the manifest's counts where the tars are sound; a manifest that is lost is made
-            anew from the tars and the tokenizer (its settings and sources are lost).
+            anew from the tars and the tokenizer (its settings are lost).
 
     Returns:
         what is wrong, a line each, naming the file; after a repair, what is still wrong.
@@ -45,7 +46,7 @@ def verify_dataset(folder: Path, repair: bool = False) -> list[str]:
     """
     try:
         manifest = load_manifest(folder)
-    except NewerFormatError:
+    except OtherFormatError:
         raise
     except UserError as error:
         if not folder.is_dir() or not any(folder.glob("*.tar")):
@@ -75,7 +76,7 @@ def _verify_shard(folder: Path, record: ShardRecord, manifest: Manifest, repair:
         index = rebuild_index(path)
     except Failure as failure:
         return [str(failure)], record
-    problems = _verify_tokens(path, index, manifest)
+    problems = _verify_tokens(path, index, record, manifest)
     index_problem = _index_problem(index_path, index, record)
     checked = replace(
         record,
@@ -100,9 +101,11 @@ def _damage(path: Path) -> str:
     return "its structure is whole, so it is the tokens that changed"
 
 
-def _verify_tokens(path: Path, index: ShardIndex, manifest: Manifest) -> list[str]:
+def _verify_tokens(path: Path, index: ShardIndex, record: ShardRecord, manifest: Manifest) -> list[str]:
     if index.dtype != manifest.dtype:
         return [f"{path}: its tokens are {index.dtype}, the manifest says {manifest.dtype}"]
+    if index.source != record.source:
+        return [f"{path}: its documents are of the source {index.source}, the manifest says {record.source}"]
     shard = np.memmap(path, dtype=np.uint8, mode="r")
     documents = np.cumsum(index.document_counts)
     for offset, count, first, last in zip(
@@ -147,7 +150,7 @@ def _verify_counts(folder: Path, manifest: Manifest, repair: bool) -> list[str]:
     """Compare the manifest with its own shards; `manifest.shards` are the records as they should be."""
     stored = load_manifest(folder)
     splits = {split: _split_counts(manifest.shards, split, counts.bytes) for split, counts in manifest.splits.items()}
-    fingerprint = dataset_fingerprint(manifest.shards, manifest.dtype, manifest.tokenizer_fingerprint)
+    fingerprint = dataset_fingerprint(manifest.shards, manifest.dtype, manifest.tokenizer_fingerprint, manifest.sources)
     correct = replace(manifest, splits=splits, fingerprint=fingerprint)
     wrong = [name for name in ("shards", "splits", "fingerprint") if getattr(correct, name) != getattr(stored, name)]
     if not wrong:
@@ -180,6 +183,7 @@ def _rebuild(folder: Path) -> list[str]:
         return [f"{folder / gap}: missing; the manifest can't be rebuilt without it"]
     records: list[ShardRecord] = []
     text_bytes = dict.fromkeys(SPLITS, 0)
+    sources: dict[str, SourceCounts] = {}
     dtypes = set()
     for path in sorted(folder.glob("*.tar")):
         if not SHARD_NAME.fullmatch(path.name):
@@ -194,6 +198,7 @@ def _rebuild(folder: Path) -> list[str]:
             ShardRecord(
                 name=path.name,
                 split=split,
+                source=index.source,
                 bytes=path.stat().st_size,
                 xxh3_128=file_hash(path),
                 index_bytes=size,
@@ -203,7 +208,14 @@ def _rebuild(folder: Path) -> list[str]:
                 tokens=int(index.token_counts.sum()),
             )
         )
-        text_bytes[split] += _text_bytes(path, index, tokenizer)
+        size = _text_bytes(path, index, tokenizer)
+        text_bytes[split] += size
+        earlier = sources.get(index.source, SourceCounts(0, 0, 0))
+        sources[index.source] = SourceCounts(
+            documents=earlier.documents + records[-1].documents,
+            tokens=earlier.tokens + records[-1].tokens,
+            bytes=earlier.bytes + size,
+        )
         dtypes.add(index.dtype)
     if len(dtypes) != 1:
         return [f"{folder}: its shards hold different types of tokens ({', '.join(sorted(dtypes))})"]
@@ -212,18 +224,18 @@ def _rebuild(folder: Path) -> list[str]:
         os.replace(folder / FILE_NAME, folder / f"{FILE_NAME}.damaged")
     Manifest(
         format_version=FORMAT_VERSION,
-        fingerprint=dataset_fingerprint(records, dtype, tokenizer.fingerprint),
+        fingerprint=dataset_fingerprint(records, dtype, tokenizer.fingerprint, sources),
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocabulary_size=tokenizer.vocabulary_size,
         end_of_document=tokenizer.end_of_document,
         dtype=dtype,
         splits={split: _split_counts(records, split, text_bytes[split]) for split in SPLITS},
-        sources={},
+        sources=sources,
         shards=records,
-        settings={"rebuilt": "from the shards; the settings and sources are lost"},
-        dropped={},
+        settings={"rebuilt": "from the shards; the settings are lost"},
+        stages={},
     ).save(folder)
-    say(escape(f"rebuilt {folder / FILE_NAME} from {len(records)} shards; settings, sources and old hashes are lost"))
+    say(escape(f"rebuilt {folder / FILE_NAME} from {len(records)} shards; settings and old hashes are lost"))
     return verify_dataset(folder)
 
 

@@ -18,6 +18,12 @@ settings.register_profile("headrace", deadline=None)
 settings.load_profile("headrace")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what is cached out of the user's folders, for commands that tests start too."""
+    os.environ["HEADRACE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset that no test may change."""

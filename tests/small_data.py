@@ -10,7 +10,7 @@ from typing import Any
 
 from data_pipeline.prepare import PrepareConfig, prepare
 from data_pipeline.readers.files import FilesConfig
-from data_pipeline.tokenizer import BpeConfig
+from data_pipeline.tokenization.bpe import BpeConfig
 
 WORDS = (
     *("water", "channel", "gate", "mill", "wheel", "stream", "stone", "valley", "river", "turn", "slow", "deep"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from data_pipeline.curriculum import RampConfig, Segment
 from data_pipeline.foundation.errors import UserError
 
 
@@ -13,21 +15,34 @@ class BatchConfig:
 
     Args:
         sequences: B, of a step over all ranks.
-        micro: sequences of one forward pass on one rank; None for all of the rank's share at once.
+        micro: sequences of one forward pass on one rank; None for all of the rank's share of the smallest step at once.
+        ramp: of B at the beginning; None for the full batch from the first step on.
     """
 
     sequences: int = 32
     micro: int | None = None
+    ramp: RampConfig | None = None
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """A batch that divides: `sequences = micro × accumulation × ranks`."""
+    """Batches that divide: `sequences = micro × accumulation × ranks`. Where a run has several, this is the largest."""
 
     sequences: int
     micro: int
     accumulation: int
     ranks: int
+
+
+def plan_batches(config: BatchConfig, segments: Sequence[Segment], ranks: int) -> BatchPlan:
+    """Check the batches of all segments of a run, and return the largest.
+
+    Raises:
+        UserError: one of them doesn't divide.
+    """
+    sizes = sorted({segment.sequences for segment in segments})
+    micro = config.micro or sizes[0] // ranks or None
+    return [plan_batch(BatchConfig(size, micro), ranks) for size in sizes][-1]
 
 
 def plan_batch(config: BatchConfig, ranks: int) -> BatchPlan:

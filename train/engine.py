@@ -85,16 +85,17 @@ class Engine:
         divided by the number of targets of the step, which a mean of means would get wrong where they differ.
 
         Args:
-            batches: this rank's `accumulation` micro-batches.
+            batches: this rank's micro-batches, as many as the step has on every rank.
             rate: the learning rate.
         """
+        self._accumulate(len(batches))
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = rate
         device = self.world.device
         count = torch.tensor(float(sum(map(objective.target_count, batches))), dtype=torch.float64, device=device)
         targets = int(self.world.sum(count))
         # DeepSpeed takes the mean over ranks and micro-batches; this factor turns it into the sum over targets.
-        factor = self.batch.ranks * self.batch.accumulation / targets
+        factor = self.batch.ranks * len(batches) / max(1, targets)
         summed = torch.zeros((), dtype=torch.float64, device=device)
         for batch in batches:
             loss = objective.summed_loss(self.deepspeed, self._on_device(batch))
@@ -103,7 +104,7 @@ class Engine:
             norm = self._clip_at_stage_0()
             self.deepspeed.step()
         norm = norm if self.stage == 0 else self.deepspeed.get_global_grad_norm()
-        mean = float(self.world.sum(summed)) / targets
+        mean = float(self.world.sum(summed)) / max(1, targets)
         return StepResult(mean, float("nan") if norm is None else float(norm), targets)
 
     @torch.no_grad()
@@ -123,6 +124,17 @@ class Engine:
 
     def close(self) -> None:
         self.deepspeed.destroy()
+
+    def _accumulate(self, micro_batches: int) -> None:
+        """Tell DeepSpeed how many micro-batches a step has, where it isn't as many as in the step before."""
+        engine = self.deepspeed
+        if micro_batches == engine.gradient_accumulation_steps():
+            return
+        engine.set_train_batch_size(micro_batches * self.batch.micro * self.batch.ranks)
+        # It counts micro-batches from the beginning of the run, and finds a step's last one by their remainder.
+        engine.micro_steps = 0
+        if hasattr(engine.optimizer, "gradient_accumulation_steps"):
+            engine.optimizer.gradient_accumulation_steps = micro_batches
 
     def _on_device(self, batch: Batch) -> Batch:
         device = self.world.device

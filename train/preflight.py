@@ -4,31 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_pipeline.dataset import open_in_storage_order, open_training, stage_tokens
 from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.errors import UserError
-from data_pipeline.loader import open_split
 from data_pipeline.manifest import Manifest, load_manifest
-from data_pipeline.order import Order
-from data_pipeline.store import Store
-from data_pipeline.token_bytes import token_bytes
-from data_pipeline.tokenizer import Tokenizer, load_tokenizer
-from train.batch import BatchPlan, plan_batch
+from data_pipeline.sequences import Sequences
+from data_pipeline.tokenization.token_bytes import token_bytes
+from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
+from train.batch import BatchPlan, plan_batches
 from train.model.transformer import Transformer, TransformerConfig
 from train.run_folder import RunFolder, check_run, locate_run
-from train.settings import TrainConfig, check_settings
-
-
-class Split(NamedTuple):
-    """One split of the dataset, ready to be read in its order."""
-
-    order: Order
-    store: Store
+from train.settings import TrainConfig, check_settings, plan_run
 
 
 @dataclass(frozen=True)
@@ -45,8 +37,8 @@ class Prepared:
     model: TransformerConfig
     parameters: int
     batch: BatchPlan
-    training: Split
-    validation: Split
+    training: Sequences
+    validation: Sequences
     manifest: Manifest
     tokenizer: Tokenizer
     token_bytes: NDArray[np.int64]
@@ -56,16 +48,22 @@ class Prepared:
     def lines(self, config: TrainConfig) -> list[str]:
         """Return what is about to happen, for a person."""
         batch, order = self.batch, self.training.order
-        tokens = batch.sequences * config.data.sequence_length
-        epochs = config.steps * batch.sequences / order.sequences_per_epoch
-        flops = self.model.flops_per_token(config.data.sequence_length) * tokens * config.steps
+        last = order.segment_of_step(config.steps - 1)
+        accumulation = last.sequences // batch.micro // batch.ranks
+        tokens = sum(stage_tokens(order.segments, config.steps).values())
+        flops = self.model.flops_per_token(config.data.sequence_length) * tokens
+        passes = ", ".join(
+            f"{count / line.length:.2f} epochs" + (f" of {source}" if source else "")
+            for source, count, line in zip(self.training.sources, order.consumed(config.steps), order.lines)
+        )
         return [
             f"run      {self.run.path}",
             f"model    {self.model.name}: {self.parameters:,} parameters, vocabulary {self.model.vocabulary_size:,}",
             f"data     {config.data.path}: {self.manifest.splits['train'].tokens:,} tokens to train on",
-            f"batch    {batch.sequences} sequences × {config.data.sequence_length} tokens = {tokens:,} tokens a step "
-            f"(micro {batch.micro} × accumulation {batch.accumulation} × {batch.ranks} ranks)",
-            f"steps    {config.steps:,}: {tokens * config.steps:,} tokens, {epochs:.2f} epochs, {flops:.2e} FLOPs",
+            f"batch    {last.sequences} sequences × {last.length} tokens = {last.sequences * last.length:,} tokens a "
+            f"step (micro {batch.micro} × accumulation {accumulation} × {batch.ranks} ranks)",
+            *([f"         after {len(order.segments) - 1} changes on the way"] if len(order.segments) > 1 else []),
+            f"steps    {config.steps:,}: {tokens:,} tokens, {passes}, {flops:.2e} FLOPs",
             f"engine   ZeRO {config.zero.stage}, {config.precision.kind}",
         ]
 
@@ -79,7 +77,8 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     """
     config = composed.value
     check_settings(config)
-    batch = plan_batch(config.batch, ranks)
+    segments = plan_run(config)
+    batch = plan_batches(config.batch, segments, ranks)
     folder = Path(config.data.path)
     manifest = load_manifest(folder)
     tokenizer = load_tokenizer(folder / "tokenizer")
@@ -88,9 +87,11 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
             f"{folder / 'tokenizer'} is not the tokenizer that the dataset's tokens were made with: "
             "restore it, or prepare the dataset again"
         )
-    model = config.model.resolve(manifest.vocabulary_size)
-    training = Split(*open_split(config.data, "train", config.seed))
-    validation = Split(*open_split(config.data, config.validation.split, config.seed, shuffle=False))
+    model = config.model.resolve(manifest.vocabulary_size, packed=config.data.packing == "best_fit")
+    training = open_training(config.data, config.seed, segments, config.steps)
+    validation = open_in_storage_order(config.data, config.validation.split)
+    for split in (training, validation):
+        split.store.require_files()
     run = locate_run(composed, manifest.fingerprint)
     check_run(run, composed)
     with torch.device("meta"):

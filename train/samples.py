@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenization.tokenizer import Tokenizer
 from train.engine import Engine
 from train.sampling import SamplingConfig, sample_tokens, stream_text
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.foundation.errors import UserError
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenization.tokenizer import Tokenizer
 from train.model.attention import KeyValueCache
 from train.model.transformer import TransformerConfig
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from data_pipeline.curriculum import Segment, plan_segments
+from data_pipeline.dataset import DataConfig, check_data
 from data_pipeline.foundation.errors import UserError
-from data_pipeline.loader import DataConfig
 from train.batch import BatchConfig
 from train.checkpoint.save import CheckpointConfig
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
@@ -112,11 +113,19 @@ def check_settings(config: TrainConfig) -> None:
     check_optimizer(config.optimizer)
     check_zero(config.zero, config.precision)
     check_passed_through(config.deepspeed)
-    if config.data.sequence_length > config.model.maximum_length:
+    check_data(config.data)
+    longest = max(segment.length for segment in plan_run(config))
+    if longest > config.model.maximum_length:
         raise UserError(
-            f"data.sequence_length={config.data.sequence_length} is longer than the model allows "
+            f"data.sequence_length={longest} is longer than the model allows "
             f"(model.maximum_length={config.model.maximum_length}): shorten the one or raise the other"
         )
+
+
+def plan_run(config: TrainConfig) -> list[Segment]:
+    """Return the segments of a run, within which batch and sequence length stay. Raises UserError."""
+    data, batch = config.data, config.batch
+    return plan_segments(data.sequence_length, batch.sequences, data.stages, data.ramp, batch.ramp)
 
 
 def deciding(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.progress import say
-from data_pipeline.tokenizer import Tokenizer, load_tokenizer
+from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 from train.checkpoint.folder import MANIFEST, TOKENIZER, list_checkpoints, verify_checkpoint
 from train.checkpoint.load import load_transformer, read_model_description, read_trainer_state
 from train.model.transformer import Transformer

@@ -58,10 +58,8 @@ class Trainer:
             self.config.activation_checkpointing,
             self.config.deepspeed,
         )
-        self.objective = build_objective(self.config.objective, prepared.model.document_mask)
-        self.validation = Validation(
-            self.config.validation, prepared.validation.order, prepared.validation.store, prepared.token_bytes
-        )
+        self.objective = build_objective(self.config.objective, bool(prepared.model.document_mask))
+        self.validation = Validation(self.config.validation, prepared.validation, prepared.token_bytes)
         seed_random_state(self.config.seed, world.rank)
         self.state = TrainerState(0, 0, 0, 0, lineage=prepared.lineage)
         if self.found.checkpoint is not None:
@@ -108,7 +106,7 @@ class Trainer:
         tokens = result.targets
         self.state = TrainerState(
             step=step,
-            sequences=step * self.prepared.batch.sequences,
+            sequences=self.prepared.training.order.numbers_of_step(step).start,
             tokens=self.state.tokens + tokens,
             optimizer_steps=self.state.optimizer_steps,
             lineage=self.prepared.lineage,
@@ -194,9 +192,8 @@ class Trainer:
 
     def batches(self) -> Generator[list[Batch], None, None]:
         """Return this rank's stream of steps, from the next one on; close it to end its reading ahead."""
-        batch = self.prepared.batch
-        share = Share(batch.sequences, batch.micro, self.world.rank, self.world.size)
-        yield from stream(*self.prepared.training, share, self.state.step)
+        share = Share(self.prepared.batch.micro, self.world.rank, self.world.size)
+        yield from stream(self.prepared.training, share, self.state.step, bool(self.prepared.model.document_mask))
 
     def _context(self) -> CheckpointContext:
         return CheckpointContext(

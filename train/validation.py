@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_pipeline.loader import Batch, micro_batches
-from data_pipeline.order import Order
-from data_pipeline.packing import read_rows
-from data_pipeline.store import Store
+from data_pipeline.loader import IGNORED, Batch, batch_of_rows, read_steps
+from data_pipeline.sequences import Sequences
 from train.engine import Engine
 from train.objective import Objective
 
@@ -40,9 +38,9 @@ class Validation:
         token_bytes: (vocabulary,) UTF-8 bytes that each token stands for.
     """
 
-    def __init__(self, config: ValidationConfig, order: Order, store: Store, token_bytes: NDArray[np.int64]):
-        self.order, self.store, self.token_bytes = order, store, torch.from_numpy(token_bytes)
-        self.sequences = min(config.sequences or order.sequences_per_epoch, order.sequences_per_epoch)
+    def __init__(self, config: ValidationConfig, source: Sequences, token_bytes: NDArray[np.int64]):
+        self.source, self.token_bytes = source, torch.from_numpy(token_bytes)
+        self.sequences = min(config.sequences or source.per_epoch, source.per_epoch)
 
     def measure(self, engine: Engine, objective: Objective) -> dict[str, Any]:
         """Return validation loss, perplexity and bits per byte, the same on every rank."""
@@ -67,6 +65,7 @@ class Validation:
 
     def _batch(self, numbers: range) -> Batch:
         if numbers:
-            return micro_batches(read_rows(self.order, self.store, numbers), len(numbers))[0]
-        nothing = torch.zeros((1, self.order.sequence_length), dtype=torch.int64)
-        return Batch(nothing, nothing - 1, [[self.order.sequence_length]], numbers)
+            return batch_of_rows(read_steps(self.source, [numbers], with_documents=True), 0, numbers)
+        length = self.source.order.segments[0].length
+        nothing = torch.zeros((1, length), dtype=torch.int64)
+        return Batch(nothing, nothing + IGNORED, [[length]], numbers)

@@ -11,6 +11,7 @@ from data_pipeline.cleaning.privacy import Privacy, PrivacyConfig
 from data_pipeline.cleaning.quality import Quality, QualityConfig, check_quality
 from data_pipeline.cleaning.repair import Repair, RepairConfig, check_repair
 from data_pipeline.cleaning.stage import Stage
+from data_pipeline.deduplication.signatures import DuplicatesConfig
 
 
 @dataclass
@@ -27,6 +28,7 @@ class CleaningConfig:
         quality: rules for texts.
         privacy: masking of what is private.
         decontamination: leaving out what is in evaluation sets; needs `sets`, and does nothing without.
+        duplicates: leaving out texts that stand, or nearly stand, in earlier documents; after all else.
     """
 
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
@@ -35,6 +37,7 @@ class CleaningConfig:
     quality: QualityConfig = field(default_factory=QualityConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
 
 
 def build_chain(config: CleaningConfig) -> list[tuple[str, Stage]]:
@@ -66,3 +69,4 @@ def check_cleaning(config: CleaningConfig) -> None:
     check_language(config.language)
     check_quality(config.quality)
     check_decontamination(config.decontamination)
+    config.duplicates.check()

@@ -34,8 +34,14 @@ def configuration_folder() -> Path:
 
 
 def register(name: str, schema: type, group: str | None = None) -> None:
-    """Make a dataclass known to Hydra under `name`, to be listed in the defaults of the YAML files it types."""
-    ConfigStore.instance().store(name=name, node=schema, group=group)
+    """Make a dataclass known to Hydra under `name`, to be listed in the defaults of the YAML files it types.
+
+    A field `dict[str, SomeDataclass]` takes entries of any name; what is in them is checked by their dataclass.
+    """
+    node = OmegaConf.structured(schema)
+    for key in _typed_dicts(node):
+        OmegaConf.set_struct(OmegaConf.select(node, key), False)
+    ConfigStore.instance().store(name=name, node=node, group=group)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,8 @@ def compose_configuration(
         if not folder.is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
     groups = available_groups(more_folders)
-    prepared = [_prepare(override, groups, schema) for override in _parse(overrides)]
+    parsed = _parse(overrides)
+    prepared = _entries(parsed, schema) + [_prepare(override, groups, schema) for override in parsed]
     if more_folders:
         search = ",".join(f"'file://{folder.resolve()}'" for folder in more_folders)
         prepared.append(f"hydra.searchpath=[{search}]")
@@ -138,6 +145,41 @@ def _prepare(override: Override, groups: Mapping[str, list[str]], schema: type) 
     return text
 
 
+def _entries(overrides: Sequence[Override], schema: type) -> list[str]:
+    """Return overrides that make the entries of typed dicts in which the given ones set keys.
+
+    Hydra sets `corpus.sources.web.weight` only where there is a `web`, so an empty one is merged in before, which has
+    the defaults of its dataclass.
+    """
+    store = ConfigStore.instance()
+    dicts = _typed_dicts(OmegaConf.structured(schema))
+    for group in available_groups():
+        options = [name for name in store.list(group) if name.endswith("_schema.yaml")] if group in store.repo else []
+        dicts |= {f"{group}.{key}" for name in options for key in _typed_dicts(store.load(f"{group}/{name}").node)}
+    entries: dict[str, None] = {}
+    for override in overrides:
+        for key in sorted(dicts):
+            entry, dot, _ = override.key_or_group.removeprefix(f"{key}.").partition(".")
+            if override.key_or_group.startswith(f"{key}.") and dot:
+                [name] = _parse([f"name={entry}"])
+                if not isinstance(name.value(), str):
+                    raise UserError(f"`{override.input_line}`: `{entry}` can't be a name, for it is read as a value")
+                entries[f"{key}={{{entry}: {{}}}}"] = None
+    return list(entries)
+
+
+def _typed_dicts(node: DictConfig, prefix: str = "") -> set[str]:
+    """Return the dotted names of the keys that hold dataclasses by names of the user's choice."""
+    names = set()
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            if is_dataclass(child._metadata.element_type):
+                names.add(f"{prefix}{key!s}")
+            names |= _typed_dicts(child, f"{prefix}{key!s}.")
+    return names
+
+
 def _free_form_keys(schema: type) -> list[str]:
     """Return the keys of the root whose content is free, such as the options that go through to DeepSpeed."""
     assert is_dataclass(schema)
@@ -146,10 +188,12 @@ def _free_form_keys(schema: type) -> list[str]:
 
 def _explain(error: Exception, root: str, groups: Mapping[str, list[str]], schema: type) -> str:
     """Turn an error of Hydra or OmegaConf into one line that names the key, the reason and the mend."""
-    cause = error.__cause__ if isinstance(error.__cause__, omegaconf.errors.OmegaConfBaseException) else error
+    cause = error.__cause__ or error.__context__
+    cause = cause if isinstance(cause, omegaconf.errors.OmegaConfBaseException) else error
     key = getattr(cause, "full_key", None)
     if isinstance(cause, (omegaconf.errors.ConfigAttributeError, omegaconf.errors.ConfigKeyError)) and key:
-        return f"unknown key `{key}`.{nearest(key, known_keys(schema) + list(groups))}"
+        beside = [f"{key.rpartition('.')[0]}.{name!s}" for name in cause.parent_node or ()]
+        return f"unknown key `{key}`.{nearest(key, known_keys(schema) + list(groups) + beside)}"
     if isinstance(cause, omegaconf.errors.ValidationError) and key:
         return f"`{key}`: {str(cause).splitlines()[0]}"
     message = " ".join(str(error).split())

@@ -26,3 +26,10 @@ class ToldElsewhere(Exception):
 
 EXIT_STOPPED_EARLY = 75
 """`EX_TEMPFAIL`: stopped with a good checkpoint; the same command goes on from there."""
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, with escapes for what a terminal would obey or can't show."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

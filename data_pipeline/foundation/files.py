@@ -64,6 +64,28 @@ def hashed_file(path: Path) -> Iterator[HashingFile]:
         os.fsync(file.fileno())
 
 
+@contextmanager
+def whole_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears, replacing an older one, when the block ends well; else nothing changes.
+
+    Args:
+        durable: wait until it is on disk. Without, the machine's loss may leave an empty file; a killed process not.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable: without it a rename can be lost with the power."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -75,13 +97,8 @@ def sync_folder(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step: a reader sees the old text or the new, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    sync_folder(path.parent)
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

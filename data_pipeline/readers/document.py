@@ -67,3 +67,8 @@ class Unit:
     source: str
     pieces: tuple[Piece, ...]
     bytes: int
+
+
+def utf8_length(text: str) -> int:
+    """Return the bytes of a text in UTF-8, without encoding what is ASCII."""
+    return len(text) if text.isascii() else len(text.encode())

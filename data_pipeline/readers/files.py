@@ -1,205 +1,170 @@
-"""The `files` corpus: text, Markdown, JSON Lines and Parquet files, plain or compressed, streamed in a fixed order."""
+"""The `files` corpus: the user's files in many formats, from anywhere, streamed in bounded memory in a fixed order."""
 
 from __future__ import annotations
 
-import glob
-import io
 import json
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from dataclasses import dataclass
 
 from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.locations import Found, find, shown, split_scheme
 from data_pipeline.readers.document import Document, Piece, Unit, Unreadable
+from data_pipeline.readers.formats import FORMATS, check_format, format_of
+from data_pipeline.readers.input import HARMLESS, Damaged, Input, ReadingConfig
+from data_pipeline.readers.parquet import row_group_shares
+from data_pipeline.readers.streams import compression_of
 
-TEXT = (".txt", ".md")
-COMPRESSED = (".gz", ".zst")
-READ_BYTES = 1 << 20
+PIECE_BYTES = 1 << 28
+"""About so much of a big file is read by one process at a time."""
+GROUP_BYTES = 1 << 26
+GROUP_FILES = 4096
+"""Small files are read together, up to so many bytes and files."""
+MARKUPS = ("text", "html")
 
 
 @dataclass
-class FilesConfig:
+class FilesConfig(ReadingConfig):
     """Settings of the `files` corpus.
 
     Args:
-        paths: files and glob patterns (`**` goes through folders), read in this order, each pattern's files sorted.
         source: name under which the documents are counted, and mixed with those of other sources.
-        text_field: key or column of the text in .jsonl and .parquet.
-        separator: text that divides .txt and .md files into documents; a file is one document without. `\\n` is a
-            line end.
-        skip_invalid: leave out lines and files that can't be read as text, and count them, instead of stopping.
     """
 
-    paths: list[str] = field(default_factory=list)
     source: str = "text"
-    text_field: str = "text"
-    separator: str | None = None
-    skip_invalid: bool = False
 
 
 class Files:
-    """Documents from the user's files."""
+    """Documents from one source of files.
 
-    def __init__(self, config: FilesConfig):
-        self._config = config
-        self._separator = (config.separator or "").replace("\\n", "\n")
+    Args:
+        config: how they are read.
+        source: under which they are counted.
+        key: of the settings in the configuration, for messages.
+    """
+
+    def __init__(self, config: ReadingConfig, source: str, key: str = "corpus"):
+        self._config, self._source, self._key = config, source, key
 
     def units(self) -> list[Unit]:
-        """Raises UserError: no paths, a path without files, a file of an unknown kind."""
-        return _find(self._config.paths, self._config.source)
+        """Find the files; divide the big ones, and group the small.
+
+        Raises:
+            UserError: no paths, a path without files, a file of an unknown kind, or an impossible setting.
+            Failure: a server can't be reached.
+        """
+        config = self._config
+        check_format(config.format, self._key)
+        if config.markup not in MARKUPS:
+            raise UserError(f"{self._key}.markup={config.markup}: there are {' and '.join(MARKUPS)}")
+        if config.largest_document < 1:
+            raise UserError(f"{self._key}.largest_document={config.largest_document} must be at least 1")
+        return list(_grouped(self._source, [part for found in self._find() for part in self._divided(found)]))
 
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
-        """Yield a unit's documents.
+        """Yield a unit's documents, and what was left out.
 
         Raises:
             UserError: something can't be read; the message names the file, and the line where there are lines.
+            Failure: a server can't be reached, or a file on it has changed while it was read.
         """
-        for path in (Path(piece.location) for piece in unit.pieces):
-            try:
-                for item in self._items(path):
-                    if isinstance(item, Unreadable):
-                        yield item
-                    elif item[1].strip():
-                        yield Document(item[1], unit.source, f"{path}:{item[0]}")
-                    else:
-                        yield Unreadable("empty", f"{path}:{item[0]}", "there is no text in it")
-            except OSError as error:
-                raise UserError(f"{path} can't be read: {error.strerror or error}") from None
+        for piece in unit.pieces:
+            for item in self._items(piece):
+                if isinstance(item, Unreadable) and item.reason not in HARMLESS and not self._config.skip_invalid:
+                    mend = f"mend it, or leave such texts out with {self._key}.skip_invalid=true"
+                    raise UserError(f"{item.key}: {item.message}; {mend}")
+                yield item
 
-    def _items(self, path: Path) -> Iterator[_Item]:
-        match _kind(path):
-            case ".jsonl":
-                return self._json_lines(path)
-            case ".parquet":
-                return self._parquet(path)
-            case _:
-                return self._plain(path)
+    def weights(self) -> dict[str, float]:
+        """Return nothing: one source has no share to take."""
+        return {}
 
-    def _plain(self, path: Path) -> Iterator[_Item]:
-        with _open(path) as file:
-            decoded = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-            try:
-                yield from enumerate(_split(decoded, self._separator) if self._separator else [decoded.read()], 1)
-            except UnicodeDecodeError as error:
-                yield self._invalid("invalid_text", str(path), _where(error))
-
-    def _json_lines(self, path: Path) -> Iterator[_Item]:
-        with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if not line.strip():
-                    continue
-                try:
-                    text = _text_of(json.loads(line), self._config.text_field)
-                except UnicodeDecodeError as error:
-                    yield self._invalid("invalid_text", f"{path}:{number}", _where(error))
-                except (ValueError, RecursionError) as error:
-                    yield self._invalid("invalid_json", f"{path}:{number}", f"not a line of JSON with text: {error}")
-                else:
-                    yield number, text
-
-    def _parquet(self, path: Path) -> Iterator[_Item]:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-
-        name = self._config.text_field
+    def _items(self, piece: Piece) -> Iterator[Document | Unreadable]:
+        file = Input(piece, shown(piece.location), self._key, self._source, self._config)
         try:
-            with parquet.ParquetFile(path) as file:
-                columns = file.schema_arrow
-                if name not in columns.names:
-                    raise UserError(f"{path} has no column `{name}`; it has {', '.join(columns.names)}; {_FIELD_HINT}")
-                kind = columns.field(name).type
-                if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                    raise UserError(f"{path}: column `{name}` holds {kind}, not text; {_FIELD_HINT}")
-                number = 0
-                for batch in file.iter_batches(batch_size=256, columns=[name]):
-                    for value in batch.column(0):
-                        number += 1
-                        try:
-                            text = value.as_py()
-                        except UnicodeDecodeError as error:
-                            yield self._invalid("invalid_text", f"{path}, row {number}", _where(error))
-                            continue
-                        if text is None:
-                            yield self._invalid("no_text", f"{path}, row {number}", f"`{name}` is null")
-                        else:
-                            yield number, text
-        except pa.ArrowException as error:
-            raise UserError(f"{path} is not a Parquet file that can be read: {error}") from None
+            yield from FORMATS[format_of(piece.location, self._config.format, self._key)].read(file)
+        except Damaged as error:
+            yield file.left_out("", "damaged", str(error))
+        except UnicodeDecodeError as error:
+            yield file.left_out("", "invalid_text", f"invalid {error.encoding}: {error.reason}")
+        except OSError as error:
+            yield file.left_out("", "damaged", f"can't be read: {error.strerror or error}")
+        except UserError as error:
+            # What is there and may not be read can be left out; what is missing can't.
+            scheme, path = split_scheme(piece.location)
+            if scheme != "file" or not os.path.exists(path):
+                raise
+            yield file.left_out("", "forbidden", str(error).removeprefix(f"{file.name} "))
 
-    def _invalid(self, reason: str, key: str, message: str) -> Unreadable:
-        if not self._config.skip_invalid:
-            raise UserError(f"{key}: {message}; mend it, or leave such texts out with corpus.skip_invalid=true")
-        return Unreadable(reason, key, message)
-
-
-_Item = tuple[int, str] | Unreadable
-_FIELD_HINT = "name the one with the text by corpus.text_field=NAME"
-
-
-def _find(paths: list[str], source: str) -> list[Unit]:
-    if not paths:
-        raise UserError("corpus.paths is empty: give the files to read, such as corpus.paths=['texts/*.jsonl.gz']")
-    found: dict[Path, None] = {}
-    for pattern in paths:
-        matches = _matches(pattern)
-        if not matches:
-            hint = f"; for a folder's files write '{pattern}/**/*.txt'" if Path(pattern).is_dir() else ""
-            raise UserError(f"corpus.paths: no file matches {pattern}{hint}")
-        found |= dict.fromkeys(matches)
-    for path in found:
-        if _kind(path) not in (*TEXT, ".jsonl", ".parquet"):
+    def _find(self) -> list[Found]:
+        paths = self._config.paths
+        if not paths:
             raise UserError(
-                f"{path}: can't tell what kind of file this is; known are .txt, .md and .jsonl (also with "
-                f"{' or '.join(COMPRESSED)}) and .parquet"
+                f"{self._key}.paths is empty: give the files to read, such as {self._key}.paths=['texts/*.jsonl.gz']"
             )
-    return [Unit(source, (Piece(str(path)),), path.stat().st_size) for path in found]
+        found: dict[str, Found] = {}
+        for pattern in paths:
+            matches = [match for part in _saved_dataset(pattern) or [pattern] for match in find(part)]
+            if not matches:
+                hint = f"; for a folder's files write '{shown(pattern)}/**/*.txt'" if os.path.isdir(pattern) else ""
+                raise UserError(f"{self._key}.paths: no file matches {shown(pattern)}{hint}")
+            for match in matches:
+                found.setdefault(match.location, match)
+        for location in found:
+            format_of(location, self._config.format, self._key)
+        return list(found.values())
+
+    def _divided(self, found: Found) -> list[tuple[Piece, int]]:
+        """Return a file's pieces with their sizes."""
+        whole = [(Piece(found.location), found.bytes)]
+        if found.bytes <= PIECE_BYTES or split_scheme(found.location)[0] in ("http", "https"):
+            # An http server may only be able to send a file from its start.
+            return whole
+        match format_of(found.location, self._config.format, self._key):
+            case "jsonl" if compression_of(found.location) is None:
+                stops = [*range(PIECE_BYTES, found.bytes - PIECE_BYTES // 2, PIECE_BYTES), found.bytes]
+                return [(Piece(found.location, start, stop), stop - start) for start, stop in zip([0, *stops], stops)]
+            case "parquet":
+                return _row_groups(found) or whole
+        return whole
 
 
-def _matches(pattern: str) -> list[Path]:
-    if Path(pattern).is_file():  # also where its name has brackets
-        return [Path(pattern)]
-    return [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
+def _row_groups(found: Found) -> list[tuple[Piece, int]]:
+    pieces = []
+    start = size = 0
+    shares = row_group_shares(found.location)
+    for group, share in enumerate(shares, 1):
+        size += round(share * found.bytes)
+        if size >= PIECE_BYTES or group == len(shares):
+            pieces.append((Piece(found.location, start, group), size))
+            start, size = group, 0
+    return pieces
 
 
-def _kind(path: Path) -> str:
-    name = path.with_suffix("") if path.suffix in COMPRESSED else path
-    return name.suffix if name.suffix != ".parquet" or name == path else ""
+def _grouped(source: str, pieces: list[tuple[Piece, int]]) -> Iterator[Unit]:
+    group: list[Piece] = []
+    size = 0
+    for piece, piece_size in pieces:
+        if group and (size + piece_size > GROUP_BYTES or len(group) == GROUP_FILES):
+            yield Unit(source, tuple(group), size)
+            group, size = [], 0
+        group.append(piece)
+        size += piece_size
+    if group:
+        yield Unit(source, tuple(group), size)
 
 
-def _open(path: Path) -> BinaryIO:
-    # Arrow's decompressors, because they notice a stream that is cut short and read on after the first gzip member or
-    # zstd frame; the usual Python bindings for zstd do neither.
-    import pyarrow as pa
+def _saved_dataset(folder: str) -> list[str]:
+    """Return the files of a folder that Hugging Face `datasets` saved, in order; nothing for any other folder.
 
-    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
-    return io.BufferedReader(pa.input_stream(str(path), compression=compression), READ_BYTES)  # type: ignore[arg-type]
-
-
-def _split(file: io.TextIOWrapper, separator: str) -> Iterator[str]:
-    rest = ""
-    while chunk := file.read(READ_BYTES):
-        *whole, rest = (rest + chunk).split(separator)
-        yield from whole
-    yield rest
-
-
-def _text_of(record: Any, name: str) -> str:
-    if not isinstance(record, dict):
-        raise ValueError(f"the line holds a {type(record).__name__}, not an object")
-    if name not in record:
-        raise ValueError(f"there is no field `{name}` among {', '.join(record) or 'none'}; {_FIELD_HINT}")
-    text = record[name]
-    if not isinstance(text, str):
-        raise ValueError(f"`{name}` is a {type(text).__name__}, not text")
+    Raises UserError: it holds several splits.
+    """
+    if os.path.isfile(os.path.join(folder, "dataset_dict.json")):
+        splits = ", ".join(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+        raise UserError(f"{shown(folder)} holds several splits: name the folder of one; there are {splits}")
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"`{name}` has half of a surrogate pair, which is no text") from None
-    return text
-
-
-def _where(error: UnicodeDecodeError) -> str:
-    return f"invalid UTF-8 (byte 0x{error.object[error.start]:02x}: {error.reason})"
+        with open(os.path.join(folder, "state.json"), encoding="utf-8") as file:
+            names = [entry["filename"] for entry in json.load(file)["_data_files"]]
+        return [os.path.join(folder, os.path.basename(name)) for name in names]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []

@@ -64,6 +64,10 @@ class PythonDocs:
                     return
                 yield Document(text, unit.source, name)
 
+    def weights(self) -> dict[str, float]:
+        """Return nothing: none can be given."""
+        return {}
+
 
 def _unit(source: str) -> Unit:
     folder = _folder(source)

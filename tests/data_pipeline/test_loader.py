@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,15 +14,20 @@ import pytest
 import torch
 from plain_reading import plain_blocks
 
+from data_pipeline.curriculum import RampConfig, StageConfig, plan_segments
+from data_pipeline.dataset import DataConfig, open_in_storage_order, open_training
 from data_pipeline.foundation.errors import Failure, UserError
-from data_pipeline.loader import Batch, DataConfig, Share, open_split, read_ahead, stream
-from data_pipeline.packing import read_rows
+from data_pipeline.loader import IGNORED, Batch, Share, read_ahead, read_steps, stream
+from data_pipeline.sequences import Sequences
 
-LENGTH = 48
+LENGTH, BATCH = 48, 8
+PACKINGS = ("concatenate", "best_fit")
 
 
-def opened(dataset: Path, split: str = "train", seed: int = 3, **more):
-    return open_split(DataConfig(str(dataset), LENGTH, window=64), split, seed, **more)
+def opened(dataset: Path, seed: int = 3, batch_ramp: RampConfig | None = None, batch: int = BATCH, **more) -> Sequences:
+    config = DataConfig(str(dataset), **{"sequence_length": LENGTH, "window": 64, **more})
+    segments = plan_segments(config.sequence_length, batch, config.stages, config.ramp, batch_ramp)
+    return open_training(config, seed, segments, 100)
 
 
 def take(batches, count: int) -> list[list[Batch]]:
@@ -37,54 +43,102 @@ def same(a: Batch, b: Batch) -> bool:
     return equal and a.document_ends == b.document_ends and a.numbers == b.numbers
 
 
-def test_every_sequence_of_an_epoch_equals_the_naive_concatenation(small_dataset):
-    order, store = opened(small_dataset)
-    blocks = plain_blocks(small_dataset, "train")
-    rows = read_rows(order, store, range(order.sequences_per_epoch))
-    for number, row, ends in zip(rows.numbers, rows.tokens, rows.document_ends):
-        expected, is_end = [], []
-        for block, start, stop in order.spans(number):
-            tokens, block_ends = blocks[block]
-            expected += tokens[start:stop].tolist()
-            is_end += [at + 1 in block_ends for at in range(start, stop)]
-        assert row.tolist() == expected
-        # Ends among the inputs; the row's own end always closes the list.
-        assert ends == [*(at + 1 for at in range(LENGTH - 1) if is_end[at]), LENGTH]
+def plain_documents(dataset: Path, split: str) -> Counter[tuple[int, ...]]:
+    blocks = plain_blocks(dataset, split)
+    return Counter(tuple(document.tolist()) for tokens, ends in blocks for document in np.split(tokens, ends[:-1]))
+
+
+def epoch_of_rows(sequences: Sequences) -> np.ndarray:
+    return read_steps(sequences, [range(sequences.per_epoch)], False).tokens
+
+
+def test_concatenated_an_epoch_is_the_documents_of_the_split_end_to_end(small_dataset):
+    sequences = opened(small_dataset, window=1)  # of one sequence: in the order of the line
+    end = sequences.store.end_of_document
+    line = np.concatenate(epoch_of_rows(sequences)[:, :-1]).tolist()
+    ends = [0, *(at + 1 for at, token in enumerate(line) if token == end)]
+    documents = Counter(tuple(line[start:stop]) for start, stop in itertools.pairwise(ends))
+    missing = plain_documents(small_dataset, "train") - documents
+    assert not documents - plain_documents(small_dataset, "train")
+    assert sum(map(len, missing.elements())) < LENGTH + len(line) - ends[-1] + 1
 
 
 def test_an_epoch_trains_on_every_token_of_the_split_once(small_dataset):
-    order, store = opened(small_dataset)
-    targets = read_rows(order, store, range(order.sequences_per_epoch)).tokens[:, 1:]
-    counts = np.bincount(targets.flatten(), minlength=1 << 16)
-    in_split = np.bincount(
-        np.concatenate([tokens for tokens, _ in plain_blocks(small_dataset, "train")]), minlength=1 << 16
+    sequences = opened(small_dataset)
+    tokens = np.concatenate([tokens for tokens, _ in plain_blocks(small_dataset, "train")])
+    rows = -(-len(tokens) // LENGTH)  # the last of them goes on into the next epoch
+    inputs = read_steps(sequences, [range(rows)], False).tokens[:, :-1].flatten()
+    more = np.bincount(inputs, minlength=1 << 16) - np.bincount(tokens, minlength=1 << 16)
+    assert more.min() >= 0 and more.sum() == rows * LENGTH - len(tokens)
+
+
+def test_best_fit_trains_on_every_document_whole(small_dataset):
+    sequences = opened(small_dataset, packing="best_fit", sequence_length=512)
+    rows = read_steps(sequences, [range(sequences.per_epoch)], with_documents=True)
+    documents: Counter[tuple[int, ...]] = Counter()
+    long = [document for document in plain_documents(small_dataset, "train").elements() if len(document) > 513]
+    for tokens, ignored, ends in zip(rows.tokens.tolist(), rows.ignored, rows.document_ends):
+        filled = 513 - int(ignored.sum())
+        for start, stop in itertools.pairwise([0, *ends]):
+            stop = min(filled, stop + (stop == 512))
+            if start < stop:
+                documents[tuple(tokens[start:stop])] += 1
+    whole = Counter(
+        {document: count for document, count in plain_documents(small_dataset, "train").items() if len(document) <= 513}
     )
-    missing = in_split - counts
-    assert missing.min() >= 0 and 1 <= missing.sum() <= LENGTH
+    assert whole - documents == Counter()
+    parts = documents - whole
+    assert all(
+        any(part == document[at : at + len(part)] for document in long for at in range(0, len(document), 512))
+        for part in parts
+    )
+
+
+def test_counted_rows_are_kept_and_what_is_damaged_is_counted_again(small_dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    lengths = [opened(small_dataset, packing="best_fit").order.lines[0].length]
+    (path,) = (tmp_path / "packed").iterdir()
+    with monkeypatch.context() as patched:
+        patched.setattr("data_pipeline.packed_rows.count_rows", None)  # is not called
+        lengths.append(opened(small_dataset, packing="best_fit").order.lines[0].length)
+    whole = path.read_bytes()
+    for damage in (b"", b"junk", whole[:-3], whole[:-3] + b"\1" + whole[-2:]):
+        path.write_bytes(damage)
+        lengths.append(opened(small_dataset, packing="best_fit").order.lines[0].length)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "file"))  # where no folder can be made
+    lengths.append(opened(small_dataset, packing="best_fit").order.lines[0].length)
+    assert len(set(lengths)) == 1
 
 
 def test_validation_is_read_in_storage_order(small_dataset):
-    order, store = opened(small_dataset, "validation", shuffle=False)
+    sequences = open_in_storage_order(DataConfig(str(small_dataset), LENGTH), "validation")
     line = np.concatenate([tokens for tokens, _ in plain_blocks(small_dataset, "validation")])
-    rows = read_rows(order, store, range(order.sequences_per_epoch)).tokens
-    for number, row in enumerate(rows):
+    for number, row in enumerate(epoch_of_rows(sequences)):
         assert row.tolist() == line[number * LENGTH : (number + 1) * LENGTH + 1].tolist()
 
 
-def test_targets_are_the_next_tokens(small_dataset):
-    order, store = opened(small_dataset)
-    [[batch]] = take(stream(order, store, Share(4, 4), 0), 1)
-    assert batch.tokens.shape == batch.targets.shape == (4, LENGTH)
-    assert batch.tokens.dtype == batch.targets.dtype == torch.int64
-    assert torch.equal(batch.tokens[:, 1:], batch.targets[:, :-1])
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_targets_are_the_next_tokens_and_padding_is_none(small_dataset, packing):
+    sequences = opened(small_dataset, packing=packing, sequence_length=300)
+    steps = take(stream(sequences, Share(BATCH), 0), 20)
+    tokens, targets = (torch.cat([getattr(batch, name) for [batch] in steps]) for name in ("tokens", "targets"))
+    assert tokens.shape == targets.shape == (20 * BATCH, 300)
+    assert tokens.dtype == targets.dtype == torch.int64
+    learnt = targets != IGNORED
+    assert torch.equal(tokens[:, 1:][learnt[:, :-1]], targets[:, :-1][learnt[:, :-1]])
+    if packing == "concatenate":
+        assert learnt.all()
+    else:  # once padding begins, nothing is learnt until the row ends
+        assert torch.equal(learnt, learnt.cumprod(dim=1).bool()) and 0.9 < learnt.float().mean() < 1
 
 
+@pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("first", [1, 7, 13])
-def test_the_stream_from_a_step_is_the_tail_of_the_stream_from_the_beginning(small_dataset, first):
-    order, store = opened(small_dataset)
-    share = Share(batch=8, micro=2)
-    whole = take(stream(order, store, share, 0), first + 5)[first:]
-    tail = take(stream(*opened(small_dataset), share, first), 5)
+def test_the_stream_from_a_step_is_the_tail_of_the_stream_from_the_beginning(small_dataset, first, packing):
+    share = Share(micro=2)
+    whole = take(stream(opened(small_dataset, packing=packing), share, 0, True), first + 5)[first:]
+    tail = take(stream(opened(small_dataset, packing=packing), share, first, True), 5)
     for before, after in zip(whole, tail, strict=True):
         assert len(before) == 4
         assert all(same(a, b) for a, b in zip(before, after, strict=True))
@@ -92,11 +146,11 @@ def test_the_stream_from_a_step_is_the_tail_of_the_stream_from_the_beginning(sma
 
 @pytest.mark.parametrize(("micro", "ranks"), [(2, 1), (1, 2), (2, 4), (1, 8)])
 def test_ranks_and_micro_batches_divide_the_same_step(small_dataset, micro, ranks):
-    order, store = opened(small_dataset)
-    [[whole]] = take(stream(order, store, Share(8, 8), 4), 1)
+    sequences = opened(small_dataset)
+    [[whole]] = take(stream(sequences, Share(8), 4, True), 1)
     parts = []
     for rank in range(ranks):
-        [batches] = take(stream(order, store, Share(8, micro, rank, ranks), 4), 1)
+        [batches] = take(stream(sequences, Share(micro, rank, ranks), 4, True), 1)
         parts += batches
     assert torch.equal(torch.cat([part.tokens for part in parts]), whole.tokens)
     assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
@@ -105,14 +159,36 @@ def test_ranks_and_micro_batches_divide_the_same_step(small_dataset, micro, rank
 
 
 def test_the_stream_goes_on_into_the_next_epoch(small_dataset):
-    order, store = opened(small_dataset)
-    per_epoch = order.sequences_per_epoch
-    step = per_epoch // 8
-    [[batch]] = take(stream(order, store, Share(8, 8), step), 1)
-    assert {order.epoch_of(number) for number in batch.numbers} == {0, 1} or per_epoch % 8 == 0
+    sequences = opened(small_dataset)
+    step = sequences.per_epoch // BATCH
+    [[batch]] = take(stream(sequences, Share(BATCH), step), 1)
+    length = sequences.order.lines[0].length
+    epochs = {
+        int(at) // length for _, located in sequences.order.locate(np.array(batch.numbers)) for at in located.positions
+    }
+    assert epochs == {0, 1}
     assert torch.equal(
-        batch.tokens, torch.from_numpy(read_rows(order, store, batch.numbers).tokens[:, :-1].astype("int64"))
+        batch.tokens, torch.from_numpy(read_steps(sequences, [batch.numbers], False).tokens[:, :-1].astype("int64"))
     )
+
+
+def test_a_run_that_changes_on_its_way_changes_its_batches(small_dataset):
+    stages = [StageConfig(3000), StageConfig(None, sequence_length=64)]
+    sequences = opened(small_dataset, batch_ramp=RampConfig(2, 1500, 3), stages=stages)
+    steps = take(stream(sequences, Share(micro=2), 0), 40)
+    shapes = [(sum(len(batch.tokens) for batch in step), step[0].tokens.shape[1]) for step in steps]
+    assert [shape for shape, _ in itertools.groupby(shapes)] == [(2, 48), (4, 48), (6, 48), (8, 48), (8, 64)]
+    seen = np.cumsum([0, *(sequences * length for sequences, length in shapes)])
+    assert seen[shapes.index((8, 48))] >= 1500 > seen[shapes.index((8, 48)) - 1]
+    assert seen[shapes.index((8, 64))] >= 3000 > seen[shapes.index((8, 64)) - 1]
+    assert [list(batch.numbers) for step in steps for batch in step] == np.arange(seen_sequences(shapes)).reshape(
+        -1, 2
+    ).tolist()
+    assert all(same(a, b) for a, b in zip(steps[20], take(stream(sequences, Share(micro=2), 20), 1)[0], strict=True))
+
+
+def seen_sequences(shapes: list[tuple[int, int]]) -> int:
+    return sum(sequences for sequences, _ in shapes)
 
 
 def test_a_damaged_shard_stops_the_stream_by_name(own_dataset):
@@ -120,20 +196,33 @@ def test_a_damaged_shard_stops_the_stream_by_name(own_dataset):
     data = bytearray(path.read_bytes())
     data[700] ^= 4
     path.write_bytes(data)
-    order, store = opened(own_dataset)
     with pytest.raises(Failure, match=r"train-000001\.tar is damaged"):
-        take(stream(order, store, Share(64, 64), 0), 100)
+        take(stream(opened(own_dataset, batch=64), Share(64), 0), 100)
 
 
 def test_a_split_shorter_than_a_sequence_is_refused(small_dataset):
     with pytest.raises(UserError, match=r"split `validation`.*shorten data.sequence_length"):
-        open_split(DataConfig(str(small_dataset), 1 << 20), "validation", 0)
+        open_in_storage_order(DataConfig(str(small_dataset), 1 << 20), "validation")
+    with pytest.raises(UserError, match=r"split `train`.*shorten data.sequence_length"):
+        opened(small_dataset, sequence_length=1 << 20)
 
 
-@pytest.mark.parametrize("settings", [{"sequence_length": 0}, {"window": 0}])
-def test_lengths_below_one_are_refused(small_dataset, settings):
-    with pytest.raises(UserError, match="must be at least 1"):
-        open_split(DataConfig(str(small_dataset), **settings), "train", 0)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sequence_length": 0}, r"sequence_length=0 must be at least 1"),
+        ({"window": 0}, r"data\.window=0 must be at least 1"),
+        ({"shards_together": 0}, r"data\.shards_together=0 must be at least 1"),
+        ({"packing": "greedy"}, r"data\.packing=greedy: there are concatenate, best_fit"),
+        ({"packing": "best_fit", "ramp": RampConfig(8, 100)}, r"best_fit packs all documents for one length"),
+        ({"stages": [StageConfig()], "epochs": {"text": 1}}, r"say the passes in each stage"),
+        ({"weights": {"web": 1}}, r"data\.weights: the dataset has no source `web`\. It has text"),
+        ({"weights": {"text": 0}}, r"data\.weights: at least one source must have a weight above 0"),
+    ],
+)
+def test_settings_that_can_not_work_are_named(small_dataset, settings, message):
+    with pytest.raises(UserError, match=message):
+        opened(small_dataset, **settings)
 
 
 class Source:

@@ -1,132 +1,217 @@
-"""The order of training is a function, and over an epoch it leaves nothing out and repeats nothing."""
+"""The order of training is a function of numbers, and leaves nothing out and repeats nothing, however a run is shaped.
+
+The main test draws whole runs: sources, mixtures, stages, ramps, world sizes, micro-batches and places to stop; and
+follows every token of them.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given, settings
 from hypothesis import strategies as some
+from soak import examples
 
-from data_pipeline.order import Order, Span, rank_share
+from data_pipeline.curriculum import RampConfig, StageConfig, plan_segments
+from data_pipeline.line import Line
+from data_pipeline.mixture import Mixture
+from data_pipeline.order import Order, rank_share
 
-BLOCKS = some.lists(some.integers(1, 60), min_size=1, max_size=30)
-LENGTHS, WINDOWS, SEEDS, EPOCHS = (
-    some.integers(1, 40),
-    some.integers(1, 20),
-    some.integers(0, 2**40),
-    some.integers(0, 3),
-)
+CELLS = some.lists(some.lists(some.integers(1, 40), min_size=1, max_size=4), min_size=1, max_size=4)
 
 
-def make_order(blocks: list[int], length: int, window: int = 8, seed: int = 0, shuffle: bool = True) -> Order:
-    assume(sum(blocks) > length)
-    return Order("dataset", seed, np.array(blocks), length, window, shuffle)
+@dataclass(frozen=True)
+class Run:
+    """What decides an order, and how it is consumed."""
+
+    sources: list[list[list[int]]]
+    shares: list[list[float]]
+    stages: list[StageConfig]
+    length: int
+    length_ramp: RampConfig | None
+    batch_ramp: RampConfig | None
+    batch: int
+    ranks: int
+    micro: int
+    window: int
+    seed: int
+    packed: bool
+
+    def order(self) -> Order:
+        segments = plan_segments(self.length, self.batch, self.stages, self.length_ramp, self.batch_ramp)
+        lines = [
+            Line(f"dataset {self.seed} {name}", np.array([sum(cells) for cells in shards]), cells_of(shards), 2)
+            for name, shards in enumerate(self.sources)
+        ]
+        mixtures = [Mixture(shares) for shares in self.shares]
+        return Order(f"dataset {self.seed}", lines, segments, mixtures, self.window, packed=self.packed)
 
 
-def positions(spans: list[Span]) -> list[tuple[int, int]]:
-    return [(block, at) for block, start, stop in spans for at in range(start, stop)]
+def cells_of(shards: list[list[int]]):
+    return lambda shard: np.array(shards[shard], np.int64)
 
 
-def epoch_spans(order: Order, epoch: int) -> list[list[Span]]:
-    count = order.sequences_per_epoch
-    return [order.spans(sequence) for sequence in range(epoch * count, (epoch + 1) * count)]
+@some.composite
+def runs(draw) -> Run:
+    sources = draw(some.lists(CELLS, min_size=1, max_size=4))
+    ranks = draw(some.integers(1, 64))
+    micro = draw(some.integers(1, 3))
+    batch = ranks * micro * draw(some.integers(1, 3))
+    packed = draw(some.booleans())
+    stages = draw(
+        some.lists(
+            some.builds(
+                StageConfig,
+                some.integers(1, 40 * batch),
+                sequence_length=some.none() if packed else some.one_of(some.none(), some.integers(1, 30)),
+                sequences=some.one_of(some.none(), some.integers(1, 3).map(lambda times: times * ranks * micro)),
+            ),
+            max_size=3,
+        )
+    )
+    length = draw(some.integers(1, 30))
+    smallest = min([batch, *(stage.sequences for stage in stages if stage.sequences)])
+    shortest = min([length, *(stage.sequence_length for stage in stages if stage.sequence_length)])
+    rises = some.integers(1, 4)
+    share = some.one_of(some.just(0.0), some.floats(0.01, 10))
+    return Run(
+        sources=sources,
+        shares=[
+            draw(some.lists(share, min_size=len(sources), max_size=len(sources)).filter(any))
+            for _ in range(max(1, len(stages)))
+        ],
+        stages=stages,
+        length=length,
+        length_ramp=None
+        if packed
+        else draw(
+            some.one_of(some.none(), some.builds(RampConfig, some.integers(1, shortest), some.integers(1, 900), rises))
+        ),
+        batch_ramp=draw(
+            some.one_of(some.none(), some.builds(RampConfig, some.just(ranks * micro), some.integers(1, 900), rises))
+        )
+        if smallest >= ranks * micro
+        else None,
+        batch=batch,
+        ranks=ranks,
+        micro=micro,
+        window=draw(some.integers(1, 12)),
+        seed=draw(some.integers(0, 2**40)),
+        packed=packed,
+    )
 
 
-@given(BLOCKS, LENGTHS, WINDOWS, SEEDS, EPOCHS)
-def test_in_an_epoch_each_token_is_an_input_and_a_target_at_most_once(blocks, length, window, seed, epoch):
-    order = make_order(blocks, length, window, seed)
-    rows = [positions(spans) for spans in epoch_spans(order, epoch)]
-    assert all(len(row) == length + 1 for row in rows)
-    inputs = [token for row in rows for token in row[:-1]]
-    targets = [token for row in rows for token in row[1:]]
-    assert len(set(inputs)) == len(inputs) == len(set(targets)) == len(targets)
-    # Left out as targets are the first token of the line and a tail shorter than a sequence, nothing else.
-    left_out = sum(blocks) - len(targets)
-    assert 1 <= left_out <= length
-    known = {(block, at) for block, size in enumerate(blocks) for at in range(size)}
-    assert set(inputs) | set(targets) <= known
+def consume(order: Order, steps: range) -> list[list[tuple[int, int, int]]]:
+    """Return (source, position, length) of the sequences of each step."""
+    taken = []
+    for step in steps:
+        numbers = np.array(order.numbers_of_step(step))
+        ((_, located),) = order.locate(numbers)
+        step_taken = list(zip(located.sources.tolist(), located.positions.tolist(), [located.length] * len(numbers)))
+        taken.append(step_taken)
+    return taken
 
 
-@given(BLOCKS, LENGTHS, WINDOWS, SEEDS, EPOCHS)
-def test_a_sequence_reads_on_through_whole_blocks(blocks, length, window, seed, epoch):
-    order = make_order(blocks, length, window, seed)
-    for spans in epoch_spans(order, epoch):
-        assert all(span.start < span.stop for span in spans)
-        assert all(span.start == 0 for span in spans[1:])
-        assert all(span.stop == blocks[span.block] for span in spans[:-1])
+@settings(max_examples=examples(200))
+@given(runs(), some.integers(1, 25), some.data())
+def test_however_a_run_is_shaped_stopped_and_divided_nothing_is_left_out_or_repeated(run, steps, data):
+    order = run.order()
+    taken = consume(order, range(steps))
+
+    # Every position of every line is taken once, from the first on, and an epoch is over before the next begins.
+    for source, line in enumerate(order.lines):
+        mine = [(position, length) for step in taken for name, position, length in step if name == source]
+        covered = [position + at for position, length in mine for at in range(1 if run.packed else length)]
+        epochs = [position // line.length for position, _ in mine]
+        assert len(set(covered)) == len(covered)
+        assert epochs == sorted(epochs)
+        assert order.consumed(steps)[source] == len(covered)
+        whole_epochs = epochs[-1] if epochs else 0
+        assert set(range(whole_epochs * line.length)) <= set(covered)
+
+    # Whoever goes on from a step, after any history, finds what the undisturbed run finds.
+    stop = data.draw(some.integers(0, steps - 1))
+    assert consume(run.order(), range(stop, steps)) == taken[stop:]
+
+    # The ranks of any world together take exactly the step, each its share in micro-batches.
+    for step in range(stop, steps):
+        numbers = order.numbers_of_step(step)
+        assert len(numbers) % (run.ranks * run.micro) == 0
+        shares = [rank_share(numbers, rank, run.ranks) for rank in range(run.ranks)]
+        micro = [share[at : at + run.micro] for share in shares for at in range(0, len(share), run.micro)]
+        assert [number for each in micro for number in each] == list(numbers)
+        assert all(len(each) == run.micro for each in micro)
 
 
-@given(BLOCKS, LENGTHS, WINDOWS, SEEDS, some.randoms(use_true_random=False))
-def test_the_spans_depend_on_nothing_but_the_number(blocks, length, window, seed, draw):
-    order = make_order(blocks, length, window, seed)
-    numbers = list(range(min(3 * order.sequences_per_epoch, 60)))
-    expected = {number: order.spans(number) for number in numbers}
-    draw.shuffle(numbers)
-    assert {number: order.spans(number) for number in numbers} == expected
-    fresh = make_order(blocks, length, window, seed)
-    assert {number: fresh.spans(number) for number in numbers} == expected
-    assert all(make_order(blocks, length, window, seed).spans(number) == expected[number] for number in numbers[:5])
+@settings(max_examples=examples(60))
+@given(runs(), some.integers(1, 30), some.randoms(use_true_random=False))
+def test_where_a_sequence_lies_depends_on_its_number_alone(run, steps, draw):
+    numbers = np.arange(run.order().numbers_of_step(steps).stop)
+    expected = [where(run.order(), number) for number in numbers[:40]]
+    order = run.order()
+    shuffled = draw.sample(range(len(expected)), len(expected))
+    assert [where(order, number) for number in shuffled] == [expected[number] for number in shuffled]
+    together = {}
+    for chosen, located in order.locate(numbers):
+        for number, source, position in zip(numbers[chosen], located.sources, located.positions):
+            together[int(number)] = (located.length, int(source), int(position))
+    assert [together[number] for number in range(len(expected))] == expected
 
 
-@given(BLOCKS, LENGTHS, WINDOWS, SEEDS)
-def test_without_shuffling_sequences_follow_each_other_as_stored(blocks, length, window, seed):
-    order = make_order(blocks, length, window, seed, shuffle=False)
-    line = [(block, at) for block, size in enumerate(blocks) for at in range(size)]
-    for number, spans in enumerate(epoch_spans(order, 0)):
-        assert positions(spans) == line[number * length : (number + 1) * length + 1]
-    assert epoch_spans(order, 0) == epoch_spans(order, 1)
+def where(order: Order, number: int) -> tuple[int, int, int]:
+    ((_, located),) = order.locate(np.array([number]))
+    return located.length, int(located.sources[0]), int(located.positions[0])
 
 
-@given(some.integers(1, 20), some.integers(1, 30), SEEDS, EPOCHS)
-def test_shuffling_stays_within_a_window_of_the_line(window, length, seed, epoch):
-    blocks = [97] * 20
-    order = make_order(blocks, length, window, seed)
-    in_line_order = make_order(blocks, length, 1, seed)  # a window of one permutes nothing but the blocks
-    shuffled, line = epoch_spans(order, epoch), epoch_spans(in_line_order, epoch)
-    for first in range(0, len(line), window):
-        assert sorted(shuffled[first : first + window]) == sorted(line[first : first + window])
+def one_source(length: int = 4, window: int = 16, seed: int = 0, shuffle: bool = True, cells=((25,) * 8,) * 4) -> Order:
+    shards = [list(each) for each in cells]
+    line = Line(f"dataset {seed}", np.array([sum(each) for each in shards]), cells_of(shards), 2, shuffle)
+    return Order(f"dataset {seed}", [line], plan_segments(length, 8), [Mixture([1.0])], window, shuffle)
 
 
-def test_other_seeds_datasets_and_epochs_are_other_orders():
-    blocks = np.full(100, 50)
-
-    def epoch(fingerprint: str, seed: int, number: int) -> tuple:
-        return tuple(map(tuple, epoch_spans(Order(fingerprint, seed, blocks, 16, 32), number)))
-
-    orders = {epoch(name, seed, number) for name in "ab" for seed in (0, 1) for number in (0, 1)}
-    assert len(orders) == 8
+def test_without_shuffling_sequences_follow_each_other_along_the_line():
+    assert [where(one_source(shuffle=False), number)[2] for number in range(300)] == list(range(0, 1200, 4))
 
 
-def test_far_apart_text_and_windows_are_mixed():
-    order = make_order([50] * 100, 16, 32)
-    first_blocks = [spans[0].block for spans in epoch_spans(order, 0)]
-    line = [spans[0].block for spans in epoch_spans(make_order([50] * 100, 16, 1), 0)]
-    assert line != sorted(line), "blocks are not permuted"
-    assert first_blocks != line, "sequences are not permuted within their windows"
+def test_shuffling_stays_within_a_window_of_the_line():
+    positions = np.array([where(one_source(), number)[2] for number in range(192)]).reshape(-1, 16)
+    for number, window in enumerate(positions):
+        assert sorted(window.tolist()) == list(range(64 * number, 64 * number + 64, 4))
+        assert window.tolist() != sorted(window.tolist())
 
 
-def test_the_order_is_the_same_in_every_version():
-    """Runs that go on after an update must find their data where they left it: never change these numbers."""
-    order = Order("2f6e1c", 7, np.array([11, 5, 23, 2, 17, 8]), 6, 4)
-    assert order.sequences_per_epoch == 10
-    assert order.spans(0) == [Span(4, 7, 14)]
-    assert order.spans(1) == [Span(4, 1, 8)]
-    assert order.spans(9) == [Span(2, 13, 20)]
-    assert order.spans(10) == [Span(3, 0, 2), Span(2, 0, 5)]
-    assert order.spans(25) == [Span(2, 19, 23), Span(1, 0, 3)]
-    assert order.spans(10_000_003) == [Span(2, 0, 7)]
+def test_other_seeds_are_other_orders():
+    assert len({tuple(where(one_source(seed=seed), number)[2] for number in range(64)) for seed in range(5)}) == 5
 
 
-def test_less_than_one_sequence_is_refused():
-    with pytest.raises(ValueError, match="16 tokens are less than one sequence of 16"):
-        Order("dataset", 0, np.array([10, 6]), 16)
-    assert Order("dataset", 0, np.array([10, 7]), 16).sequences_per_epoch == 1
+def test_a_long_run_is_entered_as_fast_as_a_short_one():
+    """Not by the clock: nothing that is made on the way to a late sequence grows with its number."""
+    order = one_source(window=64)
+    where(order, 10**12)
+    assert len(order._permutations) == 1 and len(order.lines[0]._epochs) == 0
+    assert where(order, 10**12) == where(one_source(window=64), 10**12)
 
 
 @pytest.mark.parametrize("step", [0, 1, 10**9])
 def test_the_ranks_together_take_exactly_the_steps_sequences(step):
     for ranks in range(1, 65):
         for share in (1, 2, 7):
-            batch = ranks * share
-            taken = [number for rank in range(ranks) for number in rank_share(step, batch, rank, ranks)]
-            assert taken == list(range(step * batch, (step + 1) * batch))
+            numbers = range(step * ranks * share, (step + 1) * ranks * share)
+            taken = [number for rank in range(ranks) for number in rank_share(numbers, rank, ranks)]
+            assert taken == list(numbers)
+
+
+def test_the_order_is_the_same_in_every_version():
+    """Runs that go on after an update must find their data where they left it: never change these numbers."""
+    segments = plan_segments(6, 4, [StageConfig(100), StageConfig(None, sequence_length=8)])
+    lines = [Line(f"2f6e1c 7 {name}", np.array([66]), lambda _: np.array([11, 5, 23, 2, 17, 8]), 4) for name in "ab"]
+    order = Order("2f6e1c 7", lines, segments, [Mixture([0.7, 0.3]), Mixture([0.5, 0.5])], 4)
+    assert [where(order, number) for number in (0, 1, 2, 3, 9, 19, 20, 21, 10_000_003)] == GOLDEN
+
+
+GOLDEN = [
+    *((6, 1, 18), (6, 0, 18), (6, 0, 0), (6, 1, 0), (6, 1, 12)),
+    *((6, 1, 24), (8, 1, 42), (8, 0, 94), (8, 0, 40000014)),
+]

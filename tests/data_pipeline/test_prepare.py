@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from generated_corpus import configuration, generated_texts, prepare_texts, write_json_lines
 
-from data_pipeline.encoding import FastEncoder, split_of
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.manifest import load_manifest
+from data_pipeline.preparation.workplace import workplace
 from data_pipeline.prepare import main, prepare
 from data_pipeline.shards import load_index
-from data_pipeline.tokenizer import load_tokenizer
+from data_pipeline.tokenization.encoding import FastEncoder, split_of
+from data_pipeline.tokenization.tokenizer import load_tokenizer
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
@@ -43,12 +44,14 @@ def all_texts(folder: Path) -> list[str]:
     return [text for texts in stored_texts(folder).values() for text in texts]
 
 
-def test_every_text_comes_back_once_and_in_order(tmp_path):
+def test_every_text_comes_back_once_in_its_split_and_shuffled(tmp_path):
     texts = generated_texts(300)
     folder, manifest = prepare_texts(tmp_path, texts)
     stored = stored_texts(folder)
-    assert stored["train"] == [text for text in texts if split_of(text, 0.1) == "train"]
-    assert stored["validation"] == [text for text in texts if split_of(text, 0.1) == "validation"]
+    for split in ("train", "validation"):
+        expected = [text for text in texts if split_of(text, 0.1) == split]
+        assert sorted(stored[split]) == sorted(expected) and stored[split] != expected
+        assert abs(np.corrcoef([texts.index(text) for text in stored[split]], range(len(expected)))[0, 1]) < 0.3
     assert sum(counts.bytes for counts in manifest.splits.values()) == sum(len(text.encode()) for text in texts)
     assert len(manifest.shards) > 3
 
@@ -167,21 +170,42 @@ def test_a_damaged_dataset_is_not_taken_for_complete(tmp_path):
         prepare_texts(tmp_path, generated_texts(100))
 
 
-def test_what_an_interrupted_try_left_is_cleared(tmp_path):
+def test_what_another_preparation_left_is_cleared(tmp_path):
     (tmp_path / "dataset.tmp").mkdir()
-    (tmp_path / "dataset.tmp" / "train-000099.tar").write_bytes(b"half")
+    (tmp_path / "dataset.tmp" / "dataset").mkdir()
+    (tmp_path / "dataset.tmp" / "dataset" / "train-000099.tar").write_bytes(b"half")
     folder, _ = prepare_texts(tmp_path, generated_texts(100))
     assert not (folder / "train-000099.tar").exists() and not (tmp_path / "dataset.tmp").exists()
 
 
-def test_a_failed_preparation_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_full_disk_is_said_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("data_pipeline.writer.write_shard", full)
-    with pytest.raises(Failure, match=r"dataset can't be written: No space left on device"):
+    texts = generated_texts(100)
+    expected, _ = prepare_texts(tmp_path, texts, output="undisturbed")
+    with monkeypatch.context() as patched:
+        patched.setattr("data_pipeline.preparation.assemble.write_shard", full)
+        with pytest.raises(Failure, match=r"can't be written: No space left on device.*the same command goes on"):
+            prepare_texts(tmp_path, texts)
+    assert not (tmp_path / "dataset").exists()
+    capsys.readouterr()
+    folder, _ = prepare_texts(tmp_path, texts)
+    assert "going on with what an earlier try left" in (said := capsys.readouterr().err) and "trained" not in said
+    assert folder_bytes(folder) == folder_bytes(expected)
+    assert not (tmp_path / "dataset.tmp").exists()
+
+
+def test_a_mistake_leaves_nothing_behind(tmp_path):
+    (tmp_path / "a.jsonl").write_text("no json\n")
+    with pytest.raises(UserError):
+        prepare(configuration("corpus=files", f"corpus.paths=['{tmp_path}/a.jsonl']", f"output={tmp_path}/dataset"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_two_preparations_of_one_dataset_do_not_meet(tmp_path):
+    with workplace(tmp_path / "dataset", {}), pytest.raises(UserError, match="being prepared by another process"):
         prepare_texts(tmp_path, generated_texts(100))
-    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
 
 
 def test_a_file_in_the_way_of_the_folder_is_the_users_mistake(tmp_path):
@@ -195,7 +219,7 @@ def test_differing_encoders_fall_back_to_the_reference_for_everything(tmp_path, 
     expected, _ = prepare_texts(tmp_path, texts, output="undisturbed")
     honest = FastEncoder._encode
     monkeypatch.setattr(FastEncoder, "_encode", lambda self, texts: [ids[::-1] for ids in honest(self, texts)])
-    monkeypatch.setattr("data_pipeline.prepare.why_not_fast", lambda tokenizer, texts: None)
+    monkeypatch.setattr("data_pipeline.preparation.encode.why_not_fast", lambda tokenizer, texts: None)
     folder, _ = prepare_texts(tmp_path, texts, output="disturbed")
     assert "all is encoded again" in capsys.readouterr().err
     assert folder_bytes(folder) == folder_bytes(expected)
@@ -208,7 +232,7 @@ def test_differing_encoders_fall_back_to_the_reference_for_everything(tmp_path, 
         (["workers=0"], "workers=0 must be at least 1"),
         (["tokenizer.training_bytes=5"], "training_bytes=5 must be at least"),
         (["block_tokens=0"], "block_tokens=0 must be at least 1"),
-        (["tokenizer.vocabulary_size=10"], "bytes alone take 257"),
+        (["tokenizer.vocabulary_size=10"], "bytes and special tokens alone take 257"),
         (["validation_fraction=0.000001"], "none is in the validation split"),
         (["corpus=flies"], "has no option `flies`"),
         (["corpus.pathes=[a]"], "unknown key `corpus.pathes`"),

@@ -1,7 +1,8 @@
-"""Spans of tokens come out of the mapped shards as plain webdataset reads them, or not at all."""
+"""Pieces of blocks come out of the mapped shards as plain webdataset reads them, or not at all."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from plain_reading import plain_blocks
 
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.manifest import load_manifest
-from data_pipeline.order import Span
+from data_pipeline.pieces import Pieces
 from data_pipeline.store import Store
 
 
@@ -19,38 +20,42 @@ def open_store(dataset: Path, split: str = "train") -> Store:
     return Store(dataset, load_manifest(dataset), split)
 
 
-def read(store: Store, spans: list[Span]) -> tuple[list[int], list[int]]:
-    out = np.zeros(sum(span.stop - span.start for span in spans), store.dtype)
-    ends = store.read(spans, out)
-    return out.tolist(), ends
+def numbered(store: Store) -> list[tuple[int, int]]:
+    """Return (shard, block) of all blocks in storage order."""
+    return [(shard, block) for shard, record in enumerate(store.shards) for block in range(record.blocks)]
+
+
+def pieces_of(*pieces: tuple[int, int, int, int, int, int]) -> Pieces:
+    return Pieces(*(np.array(column, np.int64) for column in zip(*pieces)))
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_every_block_is_what_plain_webdataset_reads(small_dataset, split):
+def test_every_document_is_what_plain_webdataset_reads(small_dataset, split):
     store, blocks = open_store(small_dataset, split), plain_blocks(small_dataset, split)
-    assert store.block_tokens.tolist() == [len(tokens) for tokens, _ in blocks]
-    for number, (tokens, ends) in enumerate(blocks):
-        assert read(store, [Span(number, 0, len(tokens))]) == (tokens.tolist(), ends)
+    expected = [document.tolist() for tokens, ends in blocks for document in np.split(tokens, ends[:-1])]
+    assert [document.tolist() for document in store.documents()] == expected
 
 
 def test_a_dataset_has_more_than_one_shard_here(small_dataset):
     assert len(list(small_dataset.glob("train-*.tar"))) > 2
 
 
-def test_spans_across_blocks_and_shards_keep_their_document_ends(small_dataset):
+def test_pieces_from_anywhere_are_put_where_they_belong(small_dataset):
     store, blocks = open_store(small_dataset), plain_blocks(small_dataset, "train")
-    last_of_first_shard = load_manifest(small_dataset).shards[0].blocks - 1
-    chosen = [last_of_first_shard, last_of_first_shard + 1, 3, 0, len(blocks) - 1]
+    places = numbered(store)
     draw = np.random.default_rng(0)
-    spans, tokens, ends = [], [], []
-    for block in chosen:
-        values, block_ends = blocks[block]
-        start, stop = sorted(draw.choice(len(values) + 1, 2, replace=False).tolist())
-        spans.append(Span(block, start, stop))
-        # A document that ends where the span begins ended before it; one that ends with the span ends in it.
-        ends += [end - start + len(tokens) for end in block_ends if start < end <= stop]
-        tokens += values[start:stop].tolist()
-    assert read(store, spans) == (tokens, ends)
+    wanted, found = np.zeros((600, 40), store.dtype), np.zeros((600, 40), store.dtype)
+    pieces = []
+    long_enough = [number for number, (tokens, _) in enumerate(blocks) if len(tokens) >= 40]
+    for row in range(600):
+        cuts = [0, 40] if row % 3 else sorted({0, 40, *draw.integers(1, 40, 2).tolist()})
+        for first, stop in itertools.pairwise(cuts):
+            number = int(draw.choice(long_enough))
+            start = int(draw.integers(len(blocks[number][0]) - (stop - first) + 1))
+            pieces.append((row, first, *places[number], start, stop - first))
+            wanted[row, first:stop] = blocks[number][0][start : start + stop - first]
+    store.read(pieces_of(*pieces), found)
+    assert np.array_equal(found, wanted)
 
 
 def test_an_unknown_split_is_named_with_those_there_are(small_dataset):
@@ -69,22 +74,23 @@ def cut_short(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, cut_short, Path.unlink])
-def test_a_damaged_index_is_named_before_anything_is_read(own_dataset, damage):
-    path = own_dataset / "train-000001.idx"
-    damage(path)
-    with pytest.raises(Failure, match=re.escape(str(path))):
-        open_store(own_dataset)
-
-
-@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, Path.unlink])
-def test_a_damaged_shard_is_named_before_a_token_of_it_is_used(own_dataset, damage):
-    path = own_dataset / "train-000001.tar"
+@pytest.mark.parametrize("name", ["train-000001.tar", "train-000001.idx"])
+def test_a_damaged_shard_or_index_is_named_before_a_token_of_it_is_used(own_dataset, name, damage):
+    path = own_dataset / name
     damage(path)
     store = open_store(own_dataset)
-    first = load_manifest(own_dataset).shards[0].blocks
-    out = np.zeros(3, store.dtype)
+    out = np.zeros((1, 3), store.dtype)
     with pytest.raises(Failure, match=re.escape(str(path))):
-        store.read([Span(first, 0, 3)], out)
+        store.read(pieces_of((0, 0, 1, 0, 0, 3)), out)
     assert not out.any()
-    store.read([Span(0, 0, 3)], out)  # the other shards stay readable
+    store.read(pieces_of((0, 0, 0, 0, 0, 3)), out)  # the other shards stay readable
+    assert out.any()
+
+
+def test_only_what_is_read_is_opened(own_dataset):
+    for record in open_store(own_dataset).shards[1:]:
+        (own_dataset / record.name).unlink()
+        (own_dataset / record.index_name).unlink()
+    out = np.zeros((1, 3), np.uint16)
+    open_store(own_dataset).read(pieces_of((0, 0, 0, 1, 2, 3)), out)
     assert out.any()

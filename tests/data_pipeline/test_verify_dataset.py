@@ -83,7 +83,7 @@ def test_wrong_counts_in_the_manifest_are_named_and_mended(dataset):
     assert load_manifest(dataset) == before
 
 
-@pytest.mark.parametrize("damage", ["lost", "not JSON", '{"format_version": 1}'])
+@pytest.mark.parametrize("damage", ["lost", "not JSON", '{"format_version": 2}'])
 def test_a_lost_manifest_is_rebuilt_from_the_shards(dataset, damage):
     before = load_manifest(dataset)
     (dataset / "manifest.json").unlink()
@@ -94,6 +94,7 @@ def test_a_lost_manifest_is_rebuilt_from_the_shards(dataset, damage):
     assert verify_dataset(dataset, repair=True) == []
     after = load_manifest(dataset)
     assert (after.fingerprint, after.shards, after.splits) == (before.fingerprint, before.shards, before.splits)
+    assert after.sources == before.sources
 
 
 def test_a_lost_manifest_is_not_rebuilt_around_a_lost_shard(dataset):

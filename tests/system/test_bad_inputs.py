@@ -176,7 +176,7 @@ def test_a_tokenizer_that_did_not_make_the_tokens_is_refused(headrace, own_datas
     assert "is not the tokenizer that the dataset's tokens were made with" in the_line(error)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "train-000000.idx"])
+@pytest.mark.parametrize("name", ["manifest.json", "train-000000.idx", "train-000001.tar"])
 def test_a_damaged_dataset_is_named_before_anything_is_started(headrace, own_dataset, tmp_path, name):
     path = own_dataset / name
     path.write_bytes(path.read_bytes()[:-50])

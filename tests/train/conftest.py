@@ -57,6 +57,7 @@ def alone(folder: Path) -> list[dict[str, Any]]:
           for stage in (0, 3)),
         *with_overlap(),
         *in_bf16(),
+        *growing(),
         {"name": "offload 3", "stage": 3, "zero": {"offload_optimizer": True, "offload_parameters": True}},
         {"name": "micro 8", "micro": 8},
         full_disk(folder, 1),
@@ -69,6 +70,8 @@ def together(folder: Path) -> list[dict[str, Any]]:
         *everything_resumed(folder, 2),
         *with_overlap(),
         *in_bf16(),
+        *growing(),
+        {"name": "growing offload 2", "stage": 2, "half_until": 5, "zero": {"offload_optimizer": True}},
         *({"name": f"offload {stage}", "stage": stage, "zero": {"offload_optimizer": True}} for stage in (1, 2)),
         *({"name": f"grown {stage}", "stage": stage, "steps": 50, "load": f"{folder}/1-{stage}/step-00000020"}
           for stage in STAGES),
@@ -106,6 +109,10 @@ def with_overlap() -> list[dict[str, Any]]:
     return [
         {"name": f"overlap {stage}", "stage": stage, "zero": {"overlap_communication": True}} for stage in STAGES[1:]
     ]
+
+
+def growing() -> list[dict[str, Any]]:
+    return [{"name": f"growing {stage}", "stage": stage, "half_until": 5} for stage in STAGES]
 
 
 def in_bf16() -> list[dict[str, Any]]:

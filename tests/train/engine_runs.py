@@ -44,6 +44,7 @@ class Plan:
     Args:
         steps: number of the last step; they count from 1.
         micro: sequences of a forward pass; the batch has 8.
+        half_until: up to this step the batch has its first 4 alone.
         save_at: per step, the folder of checkpoints that one is written into.
         load: checkpoint to go on from.
         full_disk_at: at these steps, a checkpoint is tried while files can't grow, on the ranks of `full_disk_ranks`.
@@ -53,6 +54,7 @@ class Plan:
     stage: int = 0
     steps: int = 12
     micro: int = 2
+    half_until: int = 0
     precision: str = "fp32"
     activation_checkpointing: bool = False
     zero: dict[str, Any] = field(default_factory=dict)
@@ -79,9 +81,9 @@ def whole_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens[:, :-1].contiguous(), targets
 
 
-def my_batches(step: int, world: World, micro: int) -> list[Batch]:
-    tokens, targets = whole_batch(step)
-    share = SEQUENCES // world.size
+def my_batches(step: int, world: World, plan: Plan) -> list[Batch]:
+    (tokens, targets), micro = whole_batch(step), plan.micro
+    share = (SEQUENCES // 2 if step <= plan.half_until else SEQUENCES) // world.size
     first = world.rank * share
     ends = [[LENGTH]] * micro
     return [
@@ -105,7 +107,7 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
     result: dict[str, Any] = {"losses": {}, "norms": {}, "targets": {}, "checkpoints": {}, "refused": {}}
     first = load_checkpoint(engine, Path(plan.load)).step if plan.load else 0
     for step in range(first + 1, plan.steps + 1):
-        done = engine.train_step(my_batches(step, world, plan.micro), objective, rate(step))
+        done = engine.train_step(my_batches(step, world, plan), objective, rate(step))
         result["losses"][step], result["norms"][step] = done.loss, done.gradient_norm
         result["targets"][step] = done.targets
         if folder := plan.save_at.get(str(step)):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from engine_runs import MODEL, OPTIMIZER, SEED, rate, whole_batch
+from engine_runs import MODEL, OPTIMIZER, SEED, SEQUENCES, rate, whole_batch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
@@ -16,7 +16,11 @@ from train.model.transformer import Transformer
 
 @pytest.fixture(scope="module")
 def plain() -> tuple[dict[int, float], dict[int, float]]:
-    """Losses and gradient norms of 50 steps over the whole batch at once: logits, cross_entropy, clip, AdamW."""
+    return plain_training(50)
+
+
+def plain_training(steps: int, half_until: int = 0) -> tuple[dict[int, float], dict[int, float]]:
+    """Losses and gradient norms over the whole batch at once: logits, cross_entropy, clip, AdamW."""
     model = Transformer(MODEL)
     initialise_weights(model, MODEL, SEED)
     named = dict(model.named_parameters())
@@ -25,10 +29,11 @@ def plain() -> tuple[dict[int, float], dict[int, float]]:
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, foreach=False)
     losses, norms = {}, {}
-    for step in range(1, 51):
+    for step in range(1, steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = rate(step)
-        tokens, targets = whole_batch(step)
+        sequences = SEQUENCES // 2 if step <= half_until else SEQUENCES
+        tokens, targets = (each[:sequences] for each in whole_batch(step))
         loss = cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), ignore_index=-1)
         optimizer.zero_grad()
         loss.backward()
@@ -62,6 +67,15 @@ def test_targets_are_counted_over_all_ranks_and_micro_batches(trainings, ranks):
 
 def test_the_micro_batch_does_not_change_what_is_learnt(trainings, plain):
     assert trainings.losses(1, "micro 8") == pytest.approx(first_steps(plain[0]), abs=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("plan", "ranks"),
+    [*((f"growing {stage}", ranks) for stage in range(4) for ranks in (1, 2)), ("growing offload 2", 2)],
+)
+def test_a_batch_that_grows_on_the_way_is_learnt_from_as_plain_pytorch_does(trainings, plan, ranks):
+    losses, _ = plain_training(12, half_until=5)
+    assert trainings.losses(ranks, plan) == pytest.approx(losses, abs=2e-5)
 
 
 @pytest.mark.parametrize("stage", [0, 3])

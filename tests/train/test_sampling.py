@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from data_pipeline.foundation.errors import UserError
-from data_pipeline.tokenizer import Tokenizer, load_tokenizer
+from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 from train.model.initialisation import initialise_weights
 from train.model.transformer import Transformer, TransformerConfig
 from train.sampling import SamplingConfig, check_sampling, choose, sample_tokens, stream_text

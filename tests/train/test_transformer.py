@@ -9,13 +9,15 @@ import pytest
 import torch
 import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline.foundation.configuration import configuration_folder
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.options import option_names
-from train.model.attention import KeyValueCache, document_mask
+from train.model.attention import KeyValueCache, attend_within_documents
+from train.model.documents import flex_mask, lay_out
 from train.model.initialisation import initialise_weights
 from train.model.transformer import Transformer, TransformerConfig
 
@@ -142,25 +144,36 @@ DOCUMENTS = [[LENGTH], [5, 6, 20, LENGTH], [LENGTH - 1, LENGTH]]
 
 def test_within_a_document_mask_each_document_is_alone():
     model, tokens = build(SMALL), some_tokens()
-    masked = model(tokens, documents=DOCUMENTS)
+    masked = model(tokens, document_ends=DOCUMENTS)
     for row, ends in enumerate(DOCUMENTS):
         for start, stop in zip([0, *ends], ends):
-            # Rotary positions are relative, so a document by itself gives the same numbers from any position on.
             alone = model(tokens[row : row + 1, start:stop])
-            torch.testing.assert_close(masked[row, start:stop], alone[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(masked[row, start:stop], alone[0], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(masked[1], model(tokens)[1], atol=1e-2)
 
 
-def test_the_dense_mask_of_gpus_computes_what_a_call_per_document_computes(monkeypatch):
+def test_positions_begin_anew_with_each_document():
+    layout = lay_out([[2, 3, 5], [5]], torch.device("cpu"))
+    assert layout.positions_BT.tolist() == [[0, 1, 0, 0, 1], [0, 1, 2, 3, 4]]
+    assert layout.numbers_BT.tolist() == [[0, 0, 1, 2, 2], [0, 0, 0, 0, 0]]
+
+
+def dense_mask(ends: list[list[int]]) -> torch.Tensor:
+    """(B, 1, T, T) booleans by the definition: in the same document, and not later."""
+    document = [[sum(end <= at for end in row) for at in range(row[-1])] for row in ends]
+    rows = [[[d[t] == d[s] and s <= t for s in range(len(d))] for t in range(len(d))] for d in document]
+    return torch.tensor(rows).unsqueeze(1)
+
+
+def test_a_call_per_document_computes_what_a_dense_mask_computes(monkeypatch):
     model, tokens, targets = build(SMALL), some_tokens(), some_tokens(seed=2)
 
     def dense(query, key, value, documents):
-        mask = document_mask(documents, query.device)
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+        return scaled_dot_product_attention(query, key, value, attn_mask=dense_mask(documents.ends), enable_gqa=True)
 
     def gradients() -> list[torch.Tensor]:
         model.zero_grad()
-        model(tokens, targets, documents=DOCUMENTS).backward()
+        model(tokens, targets, document_ends=DOCUMENTS).backward()
         return [parameter.grad.clone() for parameter in model.parameters()]
 
     per_document = gradients()
@@ -169,10 +182,29 @@ def test_the_dense_mask_of_gpus_computes_what_a_call_per_document_computes(monke
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-def test_the_dense_mask_is_block_diagonal_and_causal():
-    mask = document_mask([[2, 3, 5]], torch.device("cpu"))
-    expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
-    assert mask.int().tolist() == [[expected]]
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_flex_attention_of_gpus_computes_what_a_dense_mask_computes():
+    """Its forward pass, without compilation; on a CPU it has no backward pass."""
+    ends = [[100, 130, 300], [300], [1, 2, 300]]
+    query, key, value = (torch.randn(3, heads, 300, 16) for heads in (4, 2, 2))
+    layout = lay_out(ends, torch.device("cpu"))
+    flex = flex_attention(query, key, value, block_mask=flex_mask(layout.numbers_BT), enable_gqa=True)
+    dense = scaled_dot_product_attention(query, key, value, attn_mask=dense_mask(ends), enable_gqa=True)
+    torch.testing.assert_close(flex, dense, atol=1e-5, rtol=1e-5)
+    by_document = attend_within_documents(query, key, value, layout)
+    torch.testing.assert_close(by_document, dense, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_on_a_gpu_the_gradients_are_those_of_the_cpu():
+    model, tokens, targets = build(SMALL), some_tokens(), some_tokens(seed=2)
+    model(tokens, targets, document_ends=DOCUMENTS).backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    model.cuda()(tokens.cuda(), targets.cuda(), document_ends=DOCUMENTS).backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad.cpu(), gradient, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("documents", [None, DOCUMENTS])
@@ -181,7 +213,7 @@ def test_activation_checkpointing_gives_bitwise_the_same_gradients(documents):
     results = []
     for model.checkpoint_activations in (False, True):
         model.zero_grad()
-        loss = model(tokens, targets, documents=documents)
+        loss = model(tokens, targets, document_ends=documents)
         loss.backward()
         results.append([loss.detach(), *(parameter.grad.clone() for parameter in model.parameters())])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))

@@ -86,7 +86,7 @@ def score(config: EvaluateConfig, loaded: Loaded, text: Text, length: int) -> di
     """Return the scores of a text with what they were measured on, as `evaluation.json` holds them."""
     from data_pipeline.foundation.files import text_hash
     from data_pipeline.foundation.progress import Task
-    from data_pipeline.token_bytes import token_bytes
+    from data_pipeline.tokenization.token_bytes import token_bytes
     from train.evaluate.perplexity import score_tokens
 
     assert loaded.model.config.vocabulary_size is not None

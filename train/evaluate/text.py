@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.manifest import load_manifest
-from data_pipeline.order import Span
 from data_pipeline.store import Store
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,10 @@ def split_text(folder: Path, split: str, tokenizer: Tokenizer) -> Text:
     if manifest.tokenizer_fingerprint != tokenizer.fingerprint:
         raise UserError(f"{folder} was made with another tokenizer than the model's: its tokens mean something else")
     store = Store(folder, manifest, split)
-    spans = [Span(block, 0, int(count)) for block, count in enumerate(store.block_tokens)]
-    tokens = np.empty(1 + int(store.block_tokens.sum()), dtype=store.dtype)
-    tokens[0] = tokenizer.end_of_document
-    ends = [1 + end for end in store.read(spans, tokens[1:])]
-    documents = [tokens[start : end - 1].tolist() for start, end in zip([1, *ends[:-1]], ends)]
-    content = "".join(map(tokenizer.decode, documents)).encode()
-    return Text(f"{folder} {split}", tokens.astype(np.int64), content)
+    documents = list(store.documents())
+    tokens = np.concatenate([[tokenizer.end_of_document], *documents]).astype(np.int64)
+    content = "".join(tokenizer.decode(document[:-1].tolist()) for document in documents).encode()
+    return Text(f"{folder} {split}", tokens, content)
 
 
 def file_text(path: Path, tokenizer: Tokenizer) -> Text:

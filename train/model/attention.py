@@ -5,20 +5,17 @@ Shape suffixes: B sequences, T tokens, S tokens attended to, H heads, K width of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from train.model.documents import Documents, flex_attention
 from train.model.layers import Linear
 
 if TYPE_CHECKING:
     from train.model.transformer import TransformerConfig
-
-Documents = Sequence[Sequence[int]]
-"""Per sequence, the exclusive end of each document in it, ascending; the last one is T."""
 
 
 class KeyValueCache:
@@ -47,23 +44,24 @@ class KeyValueCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 
-def rotary_table(first: int, tokens: int, head_width: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine, each (tokens, head_width), of rotary positions first … first + tokens - 1.
+def rotary_table(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of rotary positions, (T, K) for positions (T,), (B, 1, T, K) for positions (B, T).
 
     Computed in float32 whatever the model's precision: bfloat16 can't tell position 257 from 258.
     Source: Su et al. 2021, RoFormer; the two halves of a head rotate against each other, as in Llama.
     """
-    exponents = torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width
-    positions = torch.arange(first, first + tokens, device=device, dtype=torch.float32)
-    angles = torch.outer(positions, theta**-exponents)
+    exponents = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width
+    angles = positions.float().unsqueeze(-1) * theta**-exponents
     angles = torch.cat((angles, angles), dim=-1)
+    if positions.dim() == 2:
+        angles = angles.unsqueeze(1)
     return angles.cos(), angles.sin()
 
 
-def rotate(x_BHTK: Tensor, cosine_TK: Tensor, sine_TK: Tensor) -> Tensor:
+def rotate(x_BHTK: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Turn queries or keys by their positions' angles."""
     first, second = x_BHTK.chunk(2, dim=-1)
-    return x_BHTK * cosine_TK + torch.cat((-second, first), dim=-1) * sine_TK
+    return x_BHTK * cosine + torch.cat((-second, first), dim=-1) * sine
 
 
 class Attention(nn.Module):
@@ -125,26 +123,16 @@ def attend_within_documents(query_BHTK: Tensor, key_BHTK: Tensor, value_BHTK: Te
     """Causal attention that never looks across the end of a document.
 
     On a CPU each document is one call, which skips the masked work: 3 times faster than a dense mask at four documents
-    a sequence. On a GPU many small kernels would wait for their launches, so there it is one call with a mask.
+    a sequence. On a GPU many small kernels would wait for their launches, so there flex attention does all in one.
     """
-    if query_BHTK.is_cuda:
-        mask = document_mask(documents, query_BHTK.device)
-        grouped = query_BHTK.shape[1] != key_BHTK.shape[1]
-        return scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK, attn_mask=mask, enable_gqa=grouped)
+    grouped = query_BHTK.shape[1] != key_BHTK.shape[1]
+    if documents.block_mask is not None:
+        mask = documents.block_mask
+        return flex_attention()(query_BHTK, key_BHTK, value_BHTK, block_mask=mask, enable_gqa=grouped)
     rows = []
-    for row, ends in enumerate(documents):
+    for row, ends in enumerate(documents.ends):
         spans = zip((0, *ends[:-1]), ends)
         here = slice(row, row + 1)
         parts = [attend(query_BHTK[here, :, a:b], key_BHTK[here, :, a:b], value_BHTK[here, :, a:b]) for a, b in spans]
         rows.append(torch.cat(parts, dim=2))
     return torch.cat(rows)
-
-
-def document_mask(documents: Documents, device: torch.device) -> Tensor:
-    """Return (B, 1, T, T) booleans: may position t look at position s."""
-    tokens = documents[0][-1]
-    number = torch.stack(
-        [torch.bucketize(torch.arange(tokens), torch.tensor(list(ends)), right=True) for ends in documents]
-    )
-    same = number[:, :, None] == number[:, None, :]
-    return same.tril().unsqueeze(1).to(device)

@@ -15,8 +15,9 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from data_pipeline.foundation.errors import UserError
-from train.model.attention import Attention, Documents, KeyValueCache, rotary_table
+from train.model.attention import Attention, KeyValueCache, rotary_table
 from train.model.cross_entropy import linear_cross_entropy
+from train.model.documents import DocumentEnds, Documents, lay_out
 from train.model.layers import Embedding, Linear
 
 
@@ -32,7 +33,7 @@ class TransformerConfig:
         head_width: of one head; None for width / heads.
         hidden_width: of the feed-forward layer.
         maximum_length: most tokens a sequence may have.
-        document_mask: attention stays within a document.
+        document_mask: attention stays within a document; None where documents are packed whole.
     """
 
     name: str = "custom"
@@ -51,10 +52,14 @@ class TransformerConfig:
     attention_bias: bool = False
     attention_output_bias: bool = False
     feed_forward_bias: bool = False
-    document_mask: bool = False
+    document_mask: bool | None = None
 
-    def resolve(self, dataset_vocabulary: int) -> TransformerConfig:
-        """Return the configuration with sizes that depend on others or on the dataset filled in.
+    def resolve(self, dataset_vocabulary: int, packed: bool = False) -> TransformerConfig:
+        """Return the configuration with what depends on the dataset filled in.
+
+        Args:
+            dataset_vocabulary: tokens of the dataset's vocabulary.
+            packed: sequences are made of whole documents that have nothing to do with each other.
 
         Raises:
             UserError: sizes that don't fit together.
@@ -76,7 +81,8 @@ class TransformerConfig:
             raise UserError(f"model.width={self.width} does not divide by model.heads={self.heads}: set head_width")
         if self.width_of_head % 2:
             raise UserError(f"a head's width is {self.width_of_head}; rotary positions need an even one")
-        return replace(self, vocabulary_size=vocabulary)
+        mask = packed if self.document_mask is None else self.document_mask
+        return replace(self, vocabulary_size=vocabulary, document_mask=mask)
 
     @property
     def width_of_head(self) -> int:
@@ -166,7 +172,7 @@ class Transformer(nn.Module):
         self,
         tokens_BT: Tensor,
         targets_BT: Tensor | None = None,
-        documents: Documents | None = None,
+        document_ends: DocumentEnds | None = None,
         cache: KeyValueCache | None = None,
         z_loss: float = 0.0,
     ) -> Tensor:
@@ -175,14 +181,17 @@ class Transformer(nn.Module):
         Args:
             tokens_BT: int64 token ids.
             targets_BT: int64 ids of the next tokens; negative ones don't count.
-            documents: document ends per sequence; attention then stays within a document.
+            document_ends: per sequence; attention then stays within a document, and positions begin anew with each.
             cache: keys and values of earlier tokens; the new ones are added.
             z_loss: weight of the squared log-partition in the loss.
         """
-        first = cache.length if cache is not None else 0
-        cosine, sine = rotary_table(
-            first, tokens_BT.shape[1], self.config.width_of_head, self.config.rotary_theta, tokens_BT.device
-        )
+        documents = None if document_ends is None else lay_out(document_ends, tokens_BT.device)
+        if documents is not None:
+            positions = documents.positions_BT
+        else:
+            first = cache.length if cache is not None else 0
+            positions = torch.arange(first, first + tokens_BT.shape[1], device=tokens_BT.device)
+        cosine, sine = rotary_table(positions, self.config.width_of_head, self.config.rotary_theta)
         x_BTD = self.embedding(tokens_BT)
         rotary = (cosine.to(x_BTD.dtype), sine.to(x_BTD.dtype))
         for block in self.blocks:

@@ -19,8 +19,8 @@ class Pretrain:
         self.z_loss, self.document_mask = z_loss, document_mask
 
     def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        documents = batch.document_ends if self.document_mask else None
-        return model(batch.tokens, batch.targets, documents=documents, z_loss=self.z_loss)
+        ends = batch.document_ends if self.document_mask else None
+        return model(batch.tokens, batch.targets, document_ends=ends, z_loss=self.z_loss)
 
     def target_count(self, batch: Batch) -> int:
         return int((batch.targets >= 0).sum())

@@ -14,6 +14,7 @@ from typing import Any
 from data_pipeline.foundation.configuration import compose_configuration, register
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.files import write_text
+from data_pipeline.foundation.pages import page_style, page_templates
 from data_pipeline.foundation.verb import Request, Verb
 from train.telemetry.curves import every, robust_range, significant, smooth, thin
 from train.telemetry.display import amount, duration
@@ -89,18 +90,10 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
 
 def render(runs: list[Path]) -> str:
     """Return the page as HTML. Everything that comes from a run is text in it: nothing of it can run or load."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     names = distinct_names(runs)
     described = [_describe(folder, name) for folder, name in zip(runs, names)]
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates(TEMPLATES)
     environment.filters.update(amount=amount, duration=duration, figure=_figure)
     drawn = [run["drawn"] for run in described]
     charts = [chart for chart in CHARTS if any(chart.key in run["curves"] or _beside(chart, run) for run in drawn)]
@@ -115,7 +108,7 @@ def render(runs: list[Path]) -> str:
         data=embedded_json({"runs": drawn, "charts": {chart.key: vars(chart) for chart in charts}}),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        style=page_style(TEMPLATES / "report.css"),
     )
 
 

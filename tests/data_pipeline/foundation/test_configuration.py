@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from data_pipeline import schemas as data_schemas
 from data_pipeline.foundation.configuration import available_groups, compose_configuration, known_keys
 from data_pipeline.foundation.errors import UserError
+from data_pipeline.prepare import PrepareConfig
+from data_pipeline.readers.sources import SourceConfig
 from train.schemas import register_schemas
 from train.settings import TrainConfig
 
@@ -13,6 +16,7 @@ from train.settings import TrainConfig
 @pytest.fixture(autouse=True, scope="module")
 def schemas() -> None:
     register_schemas()
+    data_schemas.register_schemas()
 
 
 def compose(*overrides: str, folders=()) -> TrainConfig:
@@ -84,3 +88,47 @@ def test_a_folder_of_the_users_own_adds_options(tmp_path):
 
 def test_known_keys_reach_into_groups():
     assert {"steps", "model.width", "checkpoint.every"} <= set(known_keys(TrainConfig))
+
+
+SOURCES = ("output=x", "corpus=sources")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "corpus.sources.web.pathz=[a]",
+            "unknown key `corpus.sources.web.pathz`. Did you mean `corpus.sources.web.paths`",
+        ),
+        ("corpus.sources={web: {pathz: [a]}}", "unknown key `corpus.sources.web.pathz`"),
+        ("corpus.sources.web._target_=os.system", "unknown key `corpus.sources.web._target_`"),
+        ("corpus.sources={web: {_target_: os.system}}", "unknown key `corpus.sources.web._target_`"),
+        ("corpus.sources.web.weight=many", "`corpus.sources.web.weight`"),
+        ("corpus.sources.web=3", "`web`"),
+        ("corpus.sourcez.web.weight=3", "Did you mean `corpus.sources`?"),
+        ("corpus.sources.a.b.c=3", "unknown key `corpus.sources.a.b`"),
+        ("corpus.sources.2020.weight=3", "`2020` can't be a name"),
+        ("+corpus.sources.web.weight=3", "without the plus sign"),
+        ("++corpus.sources.web.pathz=3", "without the plus sign"),
+    ],
+)
+def test_entries_of_a_users_choice_are_checked_inside(override, expected):
+    with pytest.raises(UserError) as caught:
+        compose_configuration("prepare", [*SOURCES, override], PrepareConfig)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_entries_of_a_users_choice_belong_to_their_option_alone():
+    with pytest.raises(UserError, match=r"unknown key `corpus\.sources`"):
+        compose_configuration("prepare", ["output=x", "corpus=files", "corpus.sources.web.weight=3"], PrepareConfig)
+
+
+def test_entries_of_a_users_choice_take_the_defaults_of_their_dataclass():
+    overrides = [
+        *SOURCES,
+        "corpus.sources.my-web.weight=3",
+        "corpus.sources.my-web.paths=[a]",
+        "corpus.sources.b.paths=[]",
+    ]
+    sources = compose_configuration("prepare", overrides, PrepareConfig).value.corpus.sources
+    assert sources == {"my-web": SourceConfig(["a"], weight=3.0), "b": SourceConfig()}

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from data_pipeline.foundation.pages import page_style
 from train.telemetry import report
 from train.telemetry.curves import COLUMNS, every, robust_range, smooth, thin
 from train.telemetry.recorder import Recorder
@@ -61,7 +62,7 @@ def test_the_page_refers_to_nothing_outside_itself(tmp_path):
     for tag, attributes in Page(text).elements:
         assert tag not in ("link", "img", "iframe", "object", "embed", "base", "form")
         assert not {"src", "href", "srcset", "action", "style" if tag == "link" else "src"} & attributes.keys()
-    assert "url(" not in (report.TEMPLATES / "report.css").read_text()
+    assert "url(" not in page_style(report.TEMPLATES / "report.css")
     policy = next(a["content"] for tag, a in Page(text).elements if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'") and "script-src 'sha256-" in policy
 

@@ -1,4 +1,4 @@
-"""Tokenizers: trained here as byte-level BPE, or taken from anyone's `tokenizer.json`. Kept as Hugging Face reads them.
+"""A tokenizer, as Hugging Face's libraries read it.
 
 Text is data: `<|endoftext|>` inside a document is encoded as the characters it consists of, so no document can forge
 the end of another.
@@ -7,15 +7,10 @@ the end of another.
 from __future__ import annotations
 
 import functools
-import heapq
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import xxhash
-from omegaconf import MISSING
 
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.files import json_hash, write_json, write_text
@@ -23,48 +18,7 @@ from data_pipeline.foundation.files import json_hash, write_json, write_text
 if TYPE_CHECKING:
     import tokenizers
 
-END_OF_DOCUMENT = "<|endoftext|>"
 COMMON_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>", "[SEP]", "[EOS]")
-SMALLEST_VOCABULARY = 257
-"""One token per byte, and the end of a document."""
-
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""Where text may be cut before merging: Llama 3's pattern (Grattafiori et al. 2024), digits in threes."""
-
-PIECE_CHARACTERS = 1 << 16
-SMALLEST_SAMPLE = 1 << 20
-
-
-@dataclass
-class BpeConfig:
-    """Settings of a byte-level BPE trained on the corpus.
-
-    Args:
-        vocabulary_size: tokens, the end of a document included; fewer where the text runs out of pairs.
-        training_bytes: of text that it is trained on, drawn evenly from the whole corpus.
-    """
-
-    vocabulary_size: int = 4096
-    training_bytes: int = 16_000_000
-
-
-@dataclass
-class TokenizerFileConfig:
-    """Settings of a ready tokenizer.
-
-    Args:
-        path: a `tokenizer.json`, or a folder with one.
-        end_of_document: the special token that ends a document; guessed from its config and common names if unset.
-    """
-
-    path: str = MISSING
-    end_of_document: str | None = None
-
-
-TOKENIZERS: dict[str, type] = {"bpe": BpeConfig, "file": TokenizerFileConfig}
 
 
 class Tokenizer:
@@ -141,6 +95,11 @@ def load_tokenizer(path: Path, end_of_document: str | None = None) -> Tokenizer:
         backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exception
         raise UserError(f"{file} is not a Hugging Face tokenizer.json: {error}") from None
+    return tokenizer_of(backend, file, end_of_document)
+
+
+def tokenizer_of(backend: tokenizers.Tokenizer, file: Path, end_of_document: str | None = None) -> Tokenizer:
+    """Make a tokenizer of what was read from a file. Raises UserError where no token ends a document."""
     configuration = _configuration_beside(file)
     name = end_of_document or _guess_end(backend, configuration)
     if name is None or backend.token_to_id(name) is None:
@@ -149,60 +108,6 @@ def load_tokenizer(path: Path, end_of_document: str | None = None) -> Tokenizer:
         raise UserError(f"{file} {what}; name one by tokenizer.end_of_document=…: {', '.join(special[:20]) or 'none'}")
     template = configuration.get("chat_template")
     return Tokenizer(backend, name, template if isinstance(template, str) else None)
-
-
-def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
-    """Train a byte-level BPE (Sennrich et al. 2016, over bytes as in Radford et al. 2019); no text is unknown to it.
-
-    Raises:
-        UserError: the vocabulary is too small to hold every byte.
-    """
-    import tokenizers
-    from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
-
-    if vocabulary_size < SMALLEST_VOCABULARY:
-        raise UserError(f"tokenizer.vocabulary_size={vocabulary_size}: bytes alone take {SMALLEST_VOCABULARY}")
-    backend = tokenizers.Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(SPLIT), "isolated")
-    backend.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    backend.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        special_tokens=[END_OF_DOCUMENT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer)
-    return Tokenizer(backend, END_OF_DOCUMENT)
-
-
-def sample_texts(texts: Iterable[str], maximum_bytes: int) -> list[str]:
-    """Draw pieces of text evenly from all of it, in bounded memory.
-
-    Keeps the pieces with the smallest hashes, so the same text gives the same sample, whatever its order. A piece that
-    was once too many sets the bound for all that follow: where it found no room, no piece with a larger hash may.
-    """
-    kept: list[tuple[int, str]] = []
-    size, bound = 0, 2**64
-    for piece in _pieces(texts):
-        encoded = piece.encode()
-        rank = xxhash.xxh3_64_intdigest(encoded)
-        if rank >= bound:
-            continue
-        heapq.heappush(kept, (-rank, piece))
-        size += len(encoded)
-        while kept and (size > maximum_bytes or -kept[0][0] >= bound):
-            bound = min(bound, -kept[0][0])
-            size -= len(heapq.heappop(kept)[1].encode())
-    return [piece for _, piece in sorted(kept, reverse=True)]
-
-
-def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        for start in range(0, len(text), PIECE_CHARACTERS):
-            yield text[start : start + PIECE_CHARACTERS]
 
 
 def _configuration_beside(file: Path) -> dict[str, Any]:

@@ -9,15 +9,16 @@ import zstandard
 from generated_corpus import generated_texts
 
 from data_pipeline.foundation.errors import UserError
+from data_pipeline.readers import open_corpus
 from data_pipeline.readers.document import Document, Unreadable
-from data_pipeline.readers.files import Files, FilesConfig
+from data_pipeline.readers.files import FilesConfig
 
 TEXTS = generated_texts(20)
 LINES = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
 
 
 def items(*paths, **settings) -> list[Document | Unreadable]:
-    corpus = Files(FilesConfig([str(path) for path in paths], **settings))
+    corpus = open_corpus(FilesConfig([str(path) for path in paths], **settings))
     return [item for unit in corpus.units() for item in corpus.read(unit)]
 
 
@@ -101,7 +102,7 @@ def test_invalid_text_is_named(tmp_path):
 def test_a_compressed_file_that_is_cut_short_is_named(tmp_path, suffix, compress):
     path = tmp_path / f"a.jsonl.{suffix}"
     path.write_bytes(compress(LINES)[:-20])
-    with pytest.raises(UserError, match=rf"a\.jsonl\.{suffix} can't be read: Truncated"):
+    with pytest.raises(UserError, match=rf"a\.jsonl\.{suffix}: can't be read: Truncated"):
         read(path)
 
 

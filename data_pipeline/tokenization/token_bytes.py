@@ -7,7 +7,7 @@ import json
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenization.tokenizer import Tokenizer
 
 
 def token_bytes(tokenizer: Tokenizer, vocabulary_size: int) -> NDArray[np.int64]:

@@ -36,7 +36,9 @@ def generated_texts(count: int, seed: int = 0) -> list[str]:
 
 
 def write_json_lines(path: Path, texts: Sequence[str]) -> Path:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    content = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    if not path.exists() or path.read_text(encoding="utf-8") != content:  # a file with a new time is a new file
+        path.write_text(content, encoding="utf-8")
     return path
 
 

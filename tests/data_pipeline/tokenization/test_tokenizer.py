@@ -7,19 +7,20 @@ from generated_corpus import configuration, generated_texts, prepare_texts, writ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.encoding import EncodersDifferError, FastEncoder, why_not_fast
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.manifest import load_manifest
 from data_pipeline.prepare import prepare
-from data_pipeline.tokenizer import load_tokenizer, sample_texts, train_tokenizer
+from data_pipeline.tokenization.bpe import BpeConfig, train_tokenizer
+from data_pipeline.tokenization.encoding import EncodersDifferError, FastEncoder, why_not_fast
+from data_pipeline.tokenization.tokenizer import load_tokenizer
 
 TEXTS = generated_texts(200)
-TOKENIZER = train_tokenizer(TEXTS, 400)
+TOKENIZER = train_tokenizer(TEXTS, BpeConfig(400))
 
 
 def test_training_is_a_function_of_the_text():
-    assert train_tokenizer(TEXTS, 400).fingerprint == TOKENIZER.fingerprint
-    assert train_tokenizer(TEXTS[:-100], 400).fingerprint != TOKENIZER.fingerprint
+    assert train_tokenizer(TEXTS, BpeConfig(400)).fingerprint == TOKENIZER.fingerprint
+    assert train_tokenizer(TEXTS[:-100], BpeConfig(400)).fingerprint != TOKENIZER.fingerprint
 
 
 @settings(max_examples=200, deadline=None)
@@ -30,8 +31,57 @@ def test_every_text_survives_and_both_encoders_agree(text):
     FastEncoder(TOKENIZER).compare(text + "<|endoftext|>")
 
 
-def test_digits_are_grouped_by_three_at_most():
-    assert max(len(token.lstrip("Ġ")) for token in TOKENIZER.backend.get_vocab() if token.lstrip("Ġ").isdigit()) <= 3
+@pytest.mark.parametrize(("digits", "longest"), [("threes", 3), ("single", 1), ("together", 6)])
+def test_digits_are_grouped_as_asked(digits, longest):
+    tokenizer = train_tokenizer(["in 123456 and 123456 or 123456"] * 50, BpeConfig(300, digits=digits))
+    numbers = [token.lstrip("Ġ") for token in tokenizer.backend.get_vocab() if token.lstrip("Ġ").isdigit()]
+    assert max(map(len, numbers)) == longest
+    assert tokenizer.decode(tokenizer.encode("7 0123456789")) == "7 0123456789"
+
+
+def test_special_and_chat_tokens_are_tokens_that_no_text_gives():
+    config = BpeConfig(400, chat=True, special_tokens=["<|tool|>", "<|pad|>"])
+    tokenizer = train_tokenizer(TEXTS, config)
+    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|tool|>", "<|pad|>"]
+    assert [tokenizer.backend.token_to_id(name) for name in names] == [0, 1, 2, 3, 4]
+    assert tokenizer.vocabulary_size == 400
+    for name in names:
+        assert min(tokenizer.encode(f"a {name} b")) > 4
+        assert tokenizer.decode(tokenizer.encode(f"a {name} b")) == f"a {name} b"
+
+
+def test_the_chat_template_puts_each_message_between_its_tokens(tmp_path):
+    from transformers import AutoTokenizer
+
+    train_tokenizer(TEXTS, BpeConfig(400, chat=True)).save(tmp_path / "t")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "t")
+    messages = [{"role": "user", "content": "How deep is the river?"}, {"role": "assistant", "content": "Two metres."}]
+    text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == (
+        "<|im_start|>user\nHow deep is the river?<|im_end|>\n<|im_start|>assistant\nTwo metres.<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    start, end = (theirs.convert_tokens_to_ids(name) for name in ("<|im_start|>", "<|im_end|>"))
+    ids = theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    assert (ids.count(start), ids.count(end)) == (3, 2)
+    assert load_tokenizer(tmp_path / "t").chat_template == theirs.chat_template
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vocabulary_size": 256}, "bytes and special tokens alone take 257"),
+        ({"vocabulary_size": 258, "chat": True}, "bytes and special tokens alone take 259"),
+        ({"training_bytes": 5}, "training_bytes=5 must be at least"),
+        ({"digits": "pairs"}, "digits=pairs: there are threes, single, together"),
+        ({"special_tokens": ["a", "a"]}, "not all different"),
+        ({"special_tokens": [""]}, "one is empty"),
+        ({"special_tokens": ["<|endoftext|>"]}, "not all different"),
+    ],
+)
+def test_unusable_settings_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        BpeConfig(**settings).check()
 
 
 def test_transformers_loads_it_and_gives_the_same_ids(tmp_path):
@@ -74,14 +124,6 @@ def test_what_is_no_tokenizer_is_refused(tmp_path, content):
         load_tokenizer(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         load_tokenizer(tmp_path / "none")
-
-
-def test_the_sample_is_bounded_and_does_not_depend_on_order():
-    sample = sample_texts(TEXTS, 10_000)
-    assert sample == sample_texts(reversed(TEXTS), 10_000)
-    assert sample == sample_texts(sorted(TEXTS), 10_000)
-    assert 8_000 < sum(len(text.encode()) for text in sample) <= 10_000
-    assert sample_texts(["a" * 200_000], 10**6) and "".join(sample_texts(["a" * 200_000], 10**6)) == "a" * 200_000
 
 
 def test_the_fast_encoder_is_not_used_where_it_differs(monkeypatch):

@@ -1,4 +1,4 @@
-"""Documents to tokens, in batches that a worker process takes; by the fast encoder only while it proves equal.
+"""Text to tokens, by the fast encoder only while it proves equal.
 
 `tokenizers` is the reference. `fastokens` is some fifteen times faster, and is used after it gave the same ids on a
 sample of the corpus at hand. While it encodes, a piece of some documents is encoded by both; at the first difference
@@ -7,54 +7,20 @@ sample of the corpus at hand. While it encodes, a piece of some documents is enc
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from data_pipeline.readers.document import Document
-from data_pipeline.tokenizer import Tokenizer, load_tokenizer
+from data_pipeline.tokenization.tokenizer import Tokenizer
 
-BATCH_BYTES = 1 << 20
 SPOT_CHECK_ONE_IN = 16
 SPOT_CHECK_CHARACTERS = 1024
 
 
 class EncodersDifferError(Exception):
     """The fast encoder gave other ids than the reference."""
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How documents are encoded; small enough to travel with every batch.
-
-    Args:
-        tokenizer: folder of the tokenizer.
-        fingerprint: of the tokenizer.
-        dtype: of the tokens, `uint16` or `uint32`.
-        validation_fraction: of documents, chosen by the hash of their text.
-        fast: use the fast encoder.
-    """
-
-    tokenizer: Path
-    fingerprint: str
-    dtype: str
-    validation_fraction: float
-    fast: bool
-
-
-@dataclass(frozen=True)
-class EncodedDocument:
-    """A document's tokens, ended by the end-of-document token, and what the manifest counts."""
-
-    tokens: NDArray
-    split: str
-    source: str
-    bytes: int
 
 
 class FastEncoder:
@@ -103,46 +69,6 @@ def why_not_fast(tokenizer: Tokenizer, texts: Iterable[str]) -> str | None:
     return None
 
 
-def encode_batch(encoding: Encoding, documents: Sequence[Document]) -> list[EncodedDocument]:
-    """Encode a batch of documents, in order.
-
-    Raises:
-        EncodersDifferError: the fast encoder is not to be trusted on this corpus.
-    """
-    tokenizer, fast = _encoders(encoding)
-    texts = [document.text for document in documents]
-    ids = fast.encode(texts) if fast else [np.asarray(tokenizer.encode(text), np.uint32) for text in texts]
-    return [
-        EncodedDocument(
-            tokens=np.append(document_ids, tokenizer.end_of_document).astype(encoding.dtype),
-            split=split_of(document.text, encoding.validation_fraction),
-            source=document.source,
-            bytes=len(document.text.encode()),
-        )
-        for document, document_ids in zip(documents, ids)
-    ]
-
-
 def split_of(text: str, validation_fraction: float) -> str:
     """Return a document's split: a function of its text alone, so it never moves, whatever else is in the corpus."""
     return "validation" if xxhash.xxh3_64_intdigest(text.encode()) < validation_fraction * 2**64 else "train"
-
-
-def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Cut a stream of documents into batches of about a megabyte."""
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-@functools.lru_cache(maxsize=1)
-def _encoders(encoding: Encoding) -> tuple[Tokenizer, FastEncoder | None]:
-    tokenizer = load_tokenizer(encoding.tokenizer)
-    return tokenizer, FastEncoder(tokenizer) if encoding.fast else None

@@ -1,0 +1,134 @@
+"""Parts of documents through the stages of cleaning; what is left is signed, so that duplicates can be found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_pipeline.cleaning.chain import CleaningConfig, build_chain
+from data_pipeline.cleaning.privacy import mask
+from data_pipeline.cleaning.stage import Dropped, Stage
+from data_pipeline.deduplication.signatures import write_signatures
+from data_pipeline.preparation.corpus import Corpus
+from data_pipeline.preparation.engine import Engine
+from data_pipeline.preparation.parts import Part, read_part, write_part
+from data_pipeline.preparation.records import has_record, read_record, write_record
+from data_pipeline.preparation.report import Report, excerpt_around, first_difference
+from data_pipeline.preparation.workplace import Workplace
+from data_pipeline.readers.document import Document, utf8_length
+
+PHASE = "clean"
+SIGNATURES = ".signatures"
+
+
+def clean_corpus(place: Workplace, corpus: Corpus, config: CleaningConfig, engine: Engine) -> Corpus:
+    """Put all parts of a corpus through the stages."""
+    if place.is_done(PHASE):
+        return Corpus.from_json(place.result(PHASE), place.root / "cleaned")
+    task = CleanPart(config, corpus.folder, place.folder("cleaned"), place.folder("signatures"))
+    engine.run("cleaning", task, corpus.parts, corpus.megabytes())
+    cleaned = Corpus(task.cleaned, [], corpus.report)
+    for part in corpus.parts:
+        record = read_record(task.record(part))
+        cleaned.report.add(Report.from_json(record["report"]))
+        cleaned.append(part.name, part.source, record["documents"], record["bytes"])
+    place.finish(PHASE, cleaned.to_json())
+    place.remove("documents")
+    return cleaned
+
+
+@dataclass(frozen=True)
+class CleanPart:
+    """Cleans one part.
+
+    Args:
+        documents: folder to read from.
+        cleaned, signatures: folders to write to.
+    """
+
+    config: CleaningConfig
+    documents: Path
+    cleaned: Path
+    signatures: Path
+
+    def record(self, part: Part) -> Path:
+        return part.file(self.cleaned, ".json")
+
+    def __call__(self, part: Part) -> None:
+        if has_record(self.record(part)):
+            return
+        report, texts = Report(), _Texts()
+        write_part(part.file(self.cleaned), texts.passing(self._cleaned(part, report)))
+        duplicates = self.config.duplicates
+        if duplicates.exact.enabled or duplicates.near.enabled:
+            write_signatures(part.file(self.signatures, SIGNATURES), texts.texts, duplicates)
+        record = {"documents": len(texts.texts), "bytes": texts.bytes, "report": report.to_json()}
+        write_record(self.record(part), record)
+
+    def _cleaned(self, part: Part, report: Report) -> Iterator[Document]:
+        chain = _chain(self.config)
+        for documents in read_part(part.file(self.documents), part.source):
+            for document in documents:
+                if (kept := self._through(chain, document, report)) is not None:
+                    yield kept
+
+    def _through(self, chain: list[tuple[str, Stage]], document: Document, report: Report) -> Document | None:
+        """Put a document through all stages, and count what they do. Returns None where one drops it."""
+        for name, stage in chain:
+            counts, before = report.counts(name, document.source), document
+            size = utf8_length(before.text)
+            counts.taken.add(1, size)
+            outcome = stage.apply(document)
+            if isinstance(outcome, Dropped):
+                report.dropped(name, before.source, outcome.reason, size)
+                if report.wants_example(f"{name}/{outcome.reason}", before.key):
+                    text = self._masked(excerpt_around(before.text, 0))
+                    report.add_example(f"{name}/{outcome.reason}", before.key, text, None)
+                return None
+            document = outcome.document
+            counts.given.add(1, utf8_length(document.text))
+            if outcome.changes:
+                counts.changed += 1
+                counts.count_changes(outcome.changes)
+                self._show_change(name, list(outcome.changes), before, document, report)
+        return document
+
+    def _show_change(self, name: str, kinds: list[str], before: Document, after: Document, report: Report) -> None:
+        wanted = [kind for kind in kinds if report.wants_example(f"{name}/{kind}", before.key)]
+        if not wanted:
+            return
+        place = first_difference(before.text, after.text)
+        was, became = (self._masked(excerpt_around(document.text, place)) for document in (before, after))
+        for kind in wanted:
+            # What was masked isn't shown as it was.
+            report.add_example(f"{name}/{kind}", before.key, became if name == "privacy" else was, became)
+
+    def _masked(self, excerpt: str) -> str:
+        return mask(excerpt, self.config.privacy)[0]
+
+
+class _Texts:
+    """What goes through to the next phase, remembered for its signatures."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.bytes = 0
+
+    def passing(self, documents: Iterator[Document]) -> Iterator[Document]:
+        for document in documents:
+            self.texts.append(document.text)
+            self.bytes += utf8_length(document.text)
+            yield document
+
+
+_chains: dict[str, list[tuple[str, Stage]]] = {}
+
+
+def _chain(config: CleaningConfig) -> list[tuple[str, Stage]]:
+    """Return the stages, built once per process: language models and evaluation sets take a while to load."""
+    settings = json.dumps(asdict(config), sort_keys=True)
+    if settings not in _chains:
+        _chains[settings] = build_chain(config)
+    return _chains[settings]

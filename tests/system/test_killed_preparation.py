@@ -1,0 +1,64 @@
+"""Preparation that is killed at any moment and started again ends with the same dataset, byte for byte."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from commands import kill_all, python, run_command, start_command
+from generated_corpus import generated_texts, write_json_lines
+from soak import examples
+
+KILLS = examples(4)
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+SOURCES = ("first", "second", "third")
+"""Units are divided by source, so that there is more than one part to be done."""
+
+
+def command(folder: Path, output: str, workers: int) -> list[str]:
+    return python(
+        *("-m", "data_pipeline.prepare", "corpus=sources", f"output={output}", f"workers={workers}"),
+        *(f"corpus.sources.{source}.paths=['{folder}/{source}.jsonl']" for source in SOURCES),
+        *("cleaning=standard", "cleaning.quality.enabled=false", "tokenizer.vocabulary_size=500"),
+        *("validation_fraction=0.1", "block_tokens=2000", "shard_tokens=12000"),
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> tuple[Path, dict[str, bytes], float]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    texts = generated_texts(2400)
+    for number, source in enumerate(SOURCES):
+        write_json_lines(folder / f"{source}.jsonl", [*texts[number::3], *texts[:20]])  # and duplicates of the first
+    started = time.monotonic()
+    finished = run_command(command(folder, "dataset", 1), folder)
+    assert finished.code == 0, finished.err
+    return folder, folder_bytes(folder / "dataset"), time.monotonic() - started
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(undisturbed, tmp_path, workers):
+    folder, expected, seconds = undisturbed
+    draw = random.Random(workers)
+    survived = 0
+    for _ in range(KILLS // 2):
+        process = start_command(command(folder, str(tmp_path / "dataset"), workers), tmp_path)
+        # What was done before isn't done again, so later tries reach further in the same time.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=draw.uniform(0.3, 1.1) * seconds)
+            survived += 1
+        kill_all(process)
+    finished = run_command(command(folder, str(tmp_path / "dataset"), workers), tmp_path)
+    assert finished.code == 0, finished.err
+    assert survived < KILLS // 2, "nothing was killed"
+    assert folder_bytes(tmp_path / "dataset") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
