@@ -7,8 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-Span = tuple[int, int]
-
 _WORD_BEFORE = r"(?<![A-Za-z0-9_-])"
 _TOKENS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("AKIA", "ASIA", "ABIA", "ACCA"), r"A(?:KIA|SIA|BIA|CCA)[A-Z0-9]{16}(?![A-Za-z0-9])"),  # Amazon
@@ -21,10 +19,8 @@ _TOKENS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("AIza",), r"AIza[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])"),  # Google
     (("GOCSPX-",), r"GOCSPX-[A-Za-z0-9_-]{28}"),
     (("ya29.",), r"ya29\.[A-Za-z0-9_-]{20,1024}"),
-    (
-        ("sk-",),
-        r"sk-(?:(?:proj|svcacct|admin|ant|or)-)?(?=[A-Za-z_-]{0,64}[0-9])[A-Za-z0-9_-]{32,255}",
-    ),  # OpenAI, Anthropic
+    # OpenAI, Anthropic
+    (("sk-",), r"sk-(?:(?:proj|svcacct|admin|ant|or)-)?(?=[A-Za-z_-]{0,64}[0-9])[A-Za-z0-9_-]{32,255}"),
     (("_live_", "_test_"), r"(?:sk|pk|rk)_(?:live|test)_[A-Za-z0-9]{16,255}"),  # Stripe
     (("whsec_",), r"whsec_[A-Za-z0-9]{24,64}"),
     (("hf_",), r"hf_[A-Za-z]{34}(?![A-Za-z0-9])"),  # Hugging Face
@@ -43,10 +39,10 @@ _PRIVATE_KEY = re.compile(
     rf"(?:{_BREAK}*+(?:[A-Za-z-]{{1,24}}: [^\n]{{1,200}}+|[A-Za-z0-9+/=]{{24,}}+))++"
     rf"(?:{_BREAK}*+[A-Za-z0-9+/=]*+{_BREAK}*+-----END [A-Z0-9 ]{{1,64}}-----)?"
 )
-"""With the lines of its body, because of what only shows how a key looks nothing need be hidden."""
+"""With lines of its body: a manual that only shows where a key begins and ends has nothing to hide."""
 
 
-def find_keys(text: str) -> Iterator[Span]:
+def find_keys(text: str) -> Iterator[tuple[int, int]]:
     """Yield where keys and tokens are that can be told by how they look: of services, JSON Web Tokens, private keys."""
     if "PRIVATE KEY" in text:
         yield from (match.span() for match in _PRIVATE_KEY.finditer(text))
@@ -55,31 +51,9 @@ def find_keys(text: str) -> Iterator[Span]:
             yield from (match.span() for match in pattern.finditer(text))
 
 
-_NAMES = (
-    *(
-        "password",
-        "passwd",
-        "passphrase",
-        "passcode",
-        "pwd",
-        "secret",
-        "token",
-        "credential",
-        "bearer",
-        "authorization",
-    ),
-    *(
-        "api_key",
-        "api-key",
-        "apikey",
-        "access_key",
-        "access-key",
-        "accesskey",
-        "private_key",
-        "auth_key",
-        "account_key",
-    ),
-    *("accountkey", "密码", "密碼", "口令", "密钥", "密鑰", "令牌"),
+_NAMES = tuple(
+    "password passwd passphrase passcode pwd secret token credential bearer authorization api_key api-key apikey"
+    " access_key access-key accesskey private_key auth_key account_key accountkey 密码 密碼 口令 密钥 密鑰 令牌".split()
 )
 _ASSIGNED = re.compile(
     r"(?:[\w.-]{0,32}[\"'`\]]{0,2}[ \t]{0,4}(?:=>|:=|==?|:|：|>(?=[^\s<>]{6,200}</)|\bis\b|为|是|“)[ \t]{0,4}"
@@ -91,7 +65,7 @@ _ASSIGNED = re.compile(
 _IN_URL = re.compile(r"://[^\s/:@\"'<>]{0,64}:(?P<password>[^\s/@\"'<>]{3,128})@[\w.-]")
 
 
-def find_passwords(text: str) -> Iterator[Span]:
+def find_passwords(text: str) -> Iterator[tuple[int, int]]:
     """Yield where values stand that are assigned to something called password, token, secret and the like, or are a
     user's in an address, and look as if chosen to be hard to guess."""
     if "://" in text and "@" in text:
@@ -144,14 +118,7 @@ def looks_secret(value: str) -> bool:
     numbered = sum(any(map(str.isdigit, part)) for part in parts)
     if numbered < 3 and all(map(_WORDLIKE.fullmatch, parts)) and not re.search(r"[!@#$%^&*+=?]", value):
         return False
-    kinds = sum(
-        (
-            any(map(str.islower, value)),
-            any(map(str.isupper, value)),
-            any(map(str.isdigit, value)),
-            not value.isalnum(),
-        )
-    )
+    kinds = sum(any(map(kind, value)) for kind in (str.islower, str.isupper, str.isdigit)) + (not value.isalnum())
     return kinds >= 3 or (len(value) >= 16 and entropy(value) >= 3)
 
 

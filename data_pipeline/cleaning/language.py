@@ -56,11 +56,11 @@ class Language:
 
 def identify(text: str) -> tuple[str, float]:
     """Return the ISO 639 code of the language that the text is most probably in, and the probability."""
-    probabilities: dict[str, float] = {}
-    for language, probability in _classifier().rank(text):
-        language = MEMBERS.get(language, language)
-        probabilities[language] = probabilities.get(language, 0.0) + probability
-    return max(probabilities.items(), key=lambda item: item[1])
+    probabilities: dict[str, float] = dict(_classifier().rank(text))
+    for member, language in MEMBERS.items():
+        probabilities[language] += probabilities.pop(member)
+    best = max(probabilities, key=probabilities.__getitem__)
+    return best, probabilities[best]
 
 
 def check_language(config: LanguageConfig) -> None:

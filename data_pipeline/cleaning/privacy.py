@@ -8,11 +8,18 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 
-from data_pipeline.cleaning import credentials, personal_numbers
+from data_pipeline.cleaning.credentials import find_keys, find_passwords
+from data_pipeline.cleaning.ip_addresses import find_ip_addresses
+from data_pipeline.cleaning.number_regions import number_regions
+from data_pipeline.cleaning.personal_numbers import (
+    find_cards,
+    find_ibans,
+    find_resident_ids,
+    find_social_security_numbers,
+)
 from data_pipeline.cleaning.stage import Kept
+from data_pipeline.cleaning.telephones import find_phones
 from data_pipeline.readers.document import Document
-
-Span = tuple[int, int]
 
 
 @dataclass
@@ -99,18 +106,18 @@ def mask(text: str, config: PrivacyConfig | None = None) -> tuple[str, dict[str,
     return "".join(parts), dict(sorted(Counter(kind for _, _, kind in taken).items()))
 
 
-def _find(text: str, private: bool) -> Iterator[tuple[str, Iterator[Span]]]:
+def _find(text: str, private: bool) -> Iterator[tuple[str, Iterator[tuple[int, int]]]]:
     """Yield the kinds with where they are. Of what overlaps the first stays, so that what is surest comes first."""
-    yield "key", credentials.find_keys(text)
-    yield "password", credentials.find_passwords(text)
+    yield "key", find_keys(text)
+    yield "password", find_passwords(text)
     yield "email", find_emails(text)
-    yield "iban", personal_numbers.find_ibans(text)
-    places = personal_numbers.regions(text)
-    yield "resident_id", personal_numbers.find_resident_ids(text, places)
-    yield "card", personal_numbers.find_cards(text, places)
-    yield "social_security_number", personal_numbers.find_social_security_numbers(text, places)
-    yield "ip_address", personal_numbers.find_ip_addresses(text, places, private)
-    yield "phone", personal_numbers.find_phones(text, places)
+    yield "iban", find_ibans(text)
+    regions = number_regions(text)
+    yield "resident_id", find_resident_ids(text, regions)
+    yield "card", find_cards(text, regions)
+    yield "social_security_number", find_social_security_numbers(text, regions)
+    yield "ip_address", find_ip_addresses(text, regions, private)
+    yield "phone", find_phones(text, regions)
 
 
 _LOCAL = re.compile(r"[A-Za-z0-9_%+](?:[A-Za-z0-9_%+'.-]*[A-Za-z0-9_%+-])?\Z")
@@ -128,7 +135,7 @@ _NO_DOMAINS = frozenset(
 """Endings of files, of units of systemd, of names that only have a meaning at home."""
 
 
-def find_emails(text: str) -> Iterator[Span]:
+def find_emails(text: str) -> Iterator[tuple[int, int]]:
     """Yield where mail addresses are; `git@host`, versions of packages and names of files with an @ are none."""
     at = text.find("@")
     while at >= 0:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -87,14 +87,11 @@ class Quality:
     def __init__(self, config: QualityConfig):
         self._short_line = config.short_line
         self._rules = _rules(config)
-        self._unwanted = [
-            (kind, phrases)
-            for kind, phrases, wanted in (
-                ("javascript_lines_removed", JAVASCRIPT, not config.remove_javascript_lines),
-                ("policy_lines_removed", POLICIES, not config.remove_policy_lines),
-            )
-            if not wanted
-        ]
+        self._unwanted: dict[str, tuple[str, ...]] = {}
+        if config.remove_javascript_lines:
+            self._unwanted["javascript_lines_removed"] = JAVASCRIPT
+        if config.remove_policy_lines:
+            self._unwanted["policy_lines_removed"] = POLICIES
 
     def apply(self, document: Document) -> Kept | Dropped:
         text, changes = _without_lines(document.text, self._unwanted)
@@ -344,9 +341,10 @@ def _duplicates(parts: list[str]) -> tuple[float, float]:
     return 1 - len(different) / len(parts), 1 - sum(map(len, different)) / characters
 
 
-def _without_lines(text: str, unwanted: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[str, Counter[str]]:
+def _without_lines(text: str, unwanted: Mapping[str, Sequence[str]]) -> tuple[str, Counter[str]]:
+    """Return the text without the lines that hold an unwanted phrase, and how many of each kind there were."""
     changes: Counter[str] = Counter()
-    for kind, phrases in unwanted:
+    for kind, phrases in unwanted.items():
         lower = text.lower()
         if not any(phrase in lower for phrase in phrases):
             continue

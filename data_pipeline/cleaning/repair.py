@@ -46,25 +46,29 @@ class Repair:
 
     def apply(self, document: Document) -> Kept | Dropped:
         changes: Counter[str] = Counter()
-        text = _with_line_ends(document.text, changes)
-        text = _without_terminal_escapes(text, changes)
-        size = len(text)
-        text = _removed(_CONTROL, text, changes, "control_characters")
-        limit = self._config.maximum_control_characters
-        if limit is not None and size - len(text) > limit * size:
-            return Dropped("binary")
-        if not text.isascii():
-            if self._config.mojibake:
-                text = _without_mojibake(text, changes)
-            text = _removed(_LATIN_CONTROL, text, changes, "control_characters")
-            text = _without_invisible(text, changes)
-            if self._config.normalise:
-                text = _normalised(text, changes)
+        text, before = document.text, None
+        while text != before:  # one repair can lay bare what needs another
+            before = text
+            text = _without_terminal_escapes(_with_line_ends(text, changes), changes)
+            size = len(text)
+            text = _removed(_CONTROL, text, changes, "control_characters")
+            limit = self._config.maximum_control_characters
+            if limit is not None and size - len(text) > limit * size:
+                return Dropped("binary")
+            if not text.isascii():
+                text = self._with_right_characters(text, changes)
         if not text.strip():
             return Dropped("empty")
         if text == document.text:
             return Kept(document)
         return Kept(replace(document, text=text), +changes)
+
+    def _with_right_characters(self, text: str, changes: Counter[str]) -> str:
+        if self._config.mojibake:
+            text = _without_mojibake(text, changes)
+        text = _removed(_LATIN_CONTROL, text, changes, "control_characters")
+        text = _without_invisible(text, changes)
+        return _normalised(text, changes) if self._config.normalise else text
 
 
 def check_repair(config: RepairConfig) -> None:
@@ -98,7 +102,6 @@ def _without_terminal_escapes(text: str, changes: Counter[str]) -> str:
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 _LATIN_CONTROL = re.compile(r"[\x80-\x9f]")
 """Not before mojibake is undone: it is full of them."""
-
 
 _SUSPICIOUS = re.compile("[\x80-\u04ff\u2020\u2021\u2044\u2070-\u2bff]")
 """What wrong decodings turn non-ASCII text into has at least one of these; right Chinese, say, has none."""

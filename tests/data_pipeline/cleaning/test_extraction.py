@@ -75,6 +75,8 @@ HOSTILE = {
     "wrongly closed": "<a><b><i>" * N + "</a></b></i>" * N,
     "links around blocks": "<a>" + "<div>" * N + "</a>" * N,
     "closed in the wrong scope": "<div><marquee></div></marquee>" * N,
+    "markup where none is expected": "<svg><title>" + "<div>" * N,
+    "markup in a script of a picture": "<svg><script>" + "<div>" * N,
     "tables in tables": "<table><tr><td>" * N + "text",
     "a text far down": "<div>" * 500 + "<a href=/>words</a> and words " * N,
     "a tag of attributes": "<div " + " ".join(f"a{number}=b" for number in range(N)) + ">text</div>",

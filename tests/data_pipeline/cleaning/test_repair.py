@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_pipeline.cleaning.repair import Repair, RepairConfig, check_repair
@@ -66,7 +66,13 @@ def test_ascii_is_never_changed(text):
     assert repaired(text) == text
 
 
-@given(st.text(min_size=1))
+HARD = st.sampled_from(
+    ["\r", "\x1b[m", "\x08", "\x80", "\xad", "\u200b", "Â", "Ã", "â€¨", "A\u0303", "À\x8d", "ก", "ی", "é"]
+)
+
+
+@given(st.one_of(st.text(min_size=1), st.lists(HARD, min_size=1).map("".join)))
+@example("\xadÂ\x80")
 def test_nothing_is_left_to_repair(text):
     first = applied(text, maximum_control_characters=None)
     if isinstance(first, Kept):
