@@ -11,6 +11,7 @@ from data_pipeline.cleaning.chain import CleaningConfig, build_chain
 from data_pipeline.cleaning.privacy import mask
 from data_pipeline.cleaning.stage import Dropped, Stage
 from data_pipeline.deduplication.signatures import write_signatures
+from data_pipeline.foundation.progress import say
 from data_pipeline.preparation.corpus import Corpus
 from data_pipeline.preparation.engine import Engine
 from data_pipeline.preparation.parts import Part, read_part, write_part
@@ -27,6 +28,8 @@ def clean_corpus(place: Workplace, corpus: Corpus, config: CleaningConfig, engin
     """Put all parts of a corpus through the stages."""
     if place.is_done(PHASE):
         return Corpus.from_json(place.result(PHASE), place.root / "cleaned")
+    if config.decontamination.enabled and not config.decontamination.sets:
+        say("nothing is decontaminated: name evaluation sets by cleaning.decontamination.sets.NAME=[FILES]")
     task = CleanPart(config, corpus.folder, place.folder("cleaned"), place.folder("signatures"))
     engine.run("cleaning", task, corpus.parts, corpus.megabytes())
     cleaned = Corpus(task.cleaned, [], corpus.report)
@@ -84,7 +87,7 @@ class CleanPart:
             if isinstance(outcome, Dropped):
                 report.dropped(name, before.source, outcome.reason, size)
                 if report.wants_example(f"{name}/{outcome.reason}", before.key):
-                    text = self._masked(excerpt_around(before.text, 0))
+                    text = excerpt_around(self._masked(before), 0)
                     report.add_example(f"{name}/{outcome.reason}", before.key, text, None)
                 return None
             document = outcome.document
@@ -99,14 +102,14 @@ class CleanPart:
         wanted = [kind for kind in kinds if report.wants_example(f"{name}/{kind}", before.key)]
         if not wanted:
             return
-        place = first_difference(before.text, after.text)
-        was, became = (self._masked(excerpt_around(document.text, place)) for document in (before, after))
+        # Masked before anything is cut, or a secret at the edge of an excerpt would not be known by its form.
+        was, became = self._masked(before), self._masked(after)
+        place = first_difference(was, became) if name != "privacy" else first_difference(before.text, after.text)
         for kind in wanted:
-            # What was masked isn't shown as it was.
-            report.add_example(f"{name}/{kind}", before.key, became if name == "privacy" else was, became)
+            report.add_example(f"{name}/{kind}", before.key, excerpt_around(was, place), excerpt_around(became, place))
 
-    def _masked(self, excerpt: str) -> str:
-        return mask(excerpt, self.config.privacy)[0]
+    def _masked(self, document: Document) -> str:
+        return mask(document.text, self.config.privacy)[0]
 
 
 class _Texts:

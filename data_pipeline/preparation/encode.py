@@ -174,7 +174,7 @@ class EncodePart:
         return True
 
     def _shown(self, document: Document) -> str:
-        return mask(excerpt_around(document.text, 0), self.settings.privacy)[0]
+        return excerpt_around(mask(document.text, self.settings.privacy)[0], 0)
 
     def _encoded(self, document: Document, number: int, tokens: np.ndarray) -> EncodedDocument:
         return EncodedDocument(
