@@ -6,6 +6,7 @@ segment a step is in, and the numbers of its sequences, follow from the step alo
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -74,6 +75,28 @@ class Segment:
     def tokens(self) -> int | None:
         """Target tokens of the whole segment."""
         return None if self.steps is None else self.steps * self.sequences * self.length
+
+
+class Steps:
+    """Finds the segment and the sequences of every step of a run.
+
+    Args:
+        segments: one behind the other; the last one has no end.
+    """
+
+    def __init__(self, segments: Sequence[Segment]):
+        self.segments = segments
+        self._first_steps = [segment.first_step for segment in segments]
+
+    def segment(self, step: int) -> Segment:
+        """Return the segment of a step, counted from 0."""
+        return self.segments[bisect.bisect_right(self._first_steps, step) - 1]
+
+    def numbers(self, step: int) -> range:
+        """Return the numbers of the sequences of a step."""
+        segment = self.segment(step)
+        first = segment.first_sequence + (step - segment.first_step) * segment.sequences
+        return range(first, first + segment.sequences)
 
 
 @dataclass(frozen=True)

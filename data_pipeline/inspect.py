@@ -144,7 +144,7 @@ def _step(config: InspectConfig, run: dict[str, Any], tokenizer: Tokenizer) -> l
     assert config.step is not None
     if config.step < 1:
         raise UserError(f"step={config.step}: steps are counted from 1")
-    numbers = sequences.order.numbers_of_step(config.step - 1)
+    numbers = sequences.order.steps.numbers(config.step - 1)
     if config.sequence is not None:
         if not 0 <= config.sequence < len(numbers):
             raise UserError(f"sequence={config.sequence}: step {config.step} has {len(numbers)}, counted from 0")

@@ -19,7 +19,8 @@ import torch
 import webdataset
 from torch import Tensor
 
-from data_pipeline.order import Order, rank_share
+from data_pipeline.curriculum import Steps
+from data_pipeline.order import rank_share
 from data_pipeline.sequences import Rows, Sequences
 
 CHUNK_TOKENS = 1 << 19
@@ -76,24 +77,24 @@ def stream(
         with_documents: tell where documents end.
     """
     return webdataset.DataPipeline(
-        lambda: chunks_of_steps(sequences.order, share, first_step),
+        lambda: chunks_of_steps(sequences.order.steps, share, first_step),
         lambda chunks: (Chunk(steps, read_steps(sequences, steps, with_documents)) for steps in chunks),
         lambda chunks: read_ahead(chunks, CHUNKS_AHEAD),
         lambda chunks: (batches for chunk in chunks for batches in batches_of_steps(chunk, share.micro)),
     )
 
 
-def chunks_of_steps(order: Order, share: Share, first_step: int) -> Iterator[list[range]]:
+def chunks_of_steps(steps: Steps, share: Share, first_step: int) -> Iterator[list[range]]:
     """Yield the numbers of this rank's sequences, step by step, a few steps of one segment at a time."""
     step = first_step
     while True:
-        segment = order.segment_of_step(step)
+        segment = steps.segment(step)
         per_step = segment.sequences // share.ranks * segment.length
-        steps = max(1, CHUNK_TOKENS // per_step)
+        count = max(1, CHUNK_TOKENS // per_step)
         if segment.steps is not None:
-            steps = min(steps, segment.first_step + segment.steps - step)
-        yield [rank_share(order.numbers_of_step(each), share.rank, share.ranks) for each in range(step, step + steps)]
-        step += steps
+            count = min(count, segment.first_step + segment.steps - step)
+        yield [rank_share(steps.numbers(each), share.rank, share.ranks) for each in range(step, step + count)]
+        step += count
 
 
 def read_steps(sequences: Sequences, steps: list[range], with_documents: bool) -> Rows:

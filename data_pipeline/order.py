@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.curriculum import Segment
+from data_pipeline.curriculum import Segment, Steps
 from data_pipeline.line import Line, remember
 from data_pipeline.mixture import Mixture
 from data_pipeline.permutation import permutation
@@ -77,26 +77,16 @@ class Order:
         shuffle: bool = True,
         packed: bool = False,
     ):
-        self.lines, self.segments, self.window, self.shuffle, self.packed = lines, segments, window, shuffle, packed
+        self.lines, self.steps, self.window, self.shuffle, self.packed = lines, Steps(segments), window, shuffle, packed
         self._identity, self._mixtures = identity, mixtures
-        self._first_steps = np.array([segment.first_step for segment in segments])
         self._first_sequences = np.array([segment.first_sequence for segment in segments])
         self._stretches = list(self._plan())
         self._permutations: OrderedDict[tuple[int, ...], Numbers] = OrderedDict()
 
-    def segment_of_step(self, step: int) -> Segment:
-        return self.segments[int(np.searchsorted(self._first_steps, step, side="right")) - 1]
-
-    def numbers_of_step(self, step: int) -> range:
-        """Return the numbers of the sequences of a step, counted from 0."""
-        segment = self.segment_of_step(step)
-        first = segment.first_sequence + (step - segment.first_step) * segment.sequences
-        return range(first, first + segment.sequences)
-
     def consumed(self, step: int) -> list[int]:
         """Return how far along each line a run is before a step, in what the line is measured in."""
-        number = int(np.searchsorted(self._first_steps, step, side="right")) - 1
-        segment = self.segments[number]
+        segment = self.steps.segment(step)
+        number = self.steps.segments.index(segment)
         counts = self._mixtures[segment.stage].counts((step - segment.first_step) * segment.sequences)
         return [
             stretch.position + count * self._stride(segment)
@@ -109,7 +99,7 @@ class Order:
             yield chosen, self._locate_in_segment(number, numbers[chosen])
 
     def _locate_in_segment(self, number: int, numbers: Numbers) -> Located:
-        segment = self.segments[number]
+        segment = self.steps.segments[number]
         sources, within = self._mixtures[segment.stage].divide(numbers - segment.first_sequence)
         positions = np.empty(len(numbers), np.int64)
         for source, mine in alike(sources):
@@ -119,7 +109,7 @@ class Order:
 
     def _shuffled(self, number: int, source: int, within: Numbers) -> Numbers:
         """Permute the numbers of a source's sequences in a segment, within their windows."""
-        stretch, stride = self._stretches[number][source], self._stride(self.segments[number])
+        stretch, stride = self._stretches[number][source], self._stride(self.steps.segments[number])
         length = self.lines[source].length
         shuffled = np.empty_like(within)
         for epoch, mine in alike((stretch.position + within * stride) // length):
@@ -143,7 +133,7 @@ class Order:
     def _plan(self) -> Iterator[list[_Stretch]]:
         """Yield the stretches of all sources, segment by segment."""
         positions = [0] * len(self.lines)
-        for segment in self.segments:
+        for segment in self.steps.segments:
             if segment.steps is None:
                 yield [_Stretch(position, None) for position in positions]
                 return

@@ -44,7 +44,7 @@ class Sequences:
     @property
     def per_epoch(self) -> int:
         """Whole sequences of the first length in one pass over the first source."""
-        line, length = self.order.lines[0], self.order.segments[0].length
+        line, length = self.order.lines[0], self.order.steps.segments[0].length
         return line.length if self.order.packed else (line.length - 1) // length
 
     def read(self, numbers: Numbers, with_documents: bool = False) -> Rows:

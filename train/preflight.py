@@ -48,9 +48,9 @@ class Prepared:
     def lines(self, config: TrainConfig) -> list[str]:
         """Return what is about to happen, for a person."""
         batch, order = self.batch, self.training.order
-        last = order.segment_of_step(config.steps - 1)
+        last = order.steps.segment(config.steps - 1)
         accumulation = last.sequences // batch.micro // batch.ranks
-        tokens = sum(stage_tokens(order.segments, config.steps).values())
+        tokens = sum(stage_tokens(order.steps.segments, config.steps).values())
         flops = self.model.flops_per_token(config.data.sequence_length) * tokens
         passes = ", ".join(
             f"{count / line.length:.2f} epochs" + (f" of {source}" if source else "")
@@ -62,7 +62,11 @@ class Prepared:
             f"data     {config.data.path}: {self.manifest.splits['train'].tokens:,} tokens to train on",
             f"batch    {last.sequences} sequences × {last.length} tokens = {last.sequences * last.length:,} tokens a "
             f"step (micro {batch.micro} × accumulation {accumulation} × {batch.ranks} ranks)",
-            *([f"         after {len(order.segments) - 1} changes on the way"] if len(order.segments) > 1 else []),
+            *(
+                [f"         after {len(order.steps.segments) - 1} changes on the way"]
+                if len(order.steps.segments) > 1
+                else []
+            ),
             f"steps    {config.steps:,}: {tokens:,} tokens, {passes}, {flops:.2e} FLOPs",
             f"engine   ZeRO {config.zero.stage}, {config.precision.kind}",
         ]

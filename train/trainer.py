@@ -106,7 +106,7 @@ class Trainer:
         tokens = result.targets
         self.state = TrainerState(
             step=step,
-            sequences=self.prepared.training.order.numbers_of_step(step).start,
+            sequences=self.prepared.training.order.steps.numbers(step).start,
             tokens=self.state.tokens + tokens,
             optimizer_steps=self.state.optimizer_steps,
             lineage=self.prepared.lineage,

@@ -66,6 +66,6 @@ class Validation:
     def _batch(self, numbers: range) -> Batch:
         if numbers:
             return batch_of_rows(read_steps(self.source, [numbers], with_documents=True), 0, numbers)
-        length = self.source.order.segments[0].length
+        length = self.source.order.steps.segments[0].length
         nothing = torch.zeros((1, length), dtype=torch.int64)
         return Batch(nothing, nothing + IGNORED, [[length]], numbers)

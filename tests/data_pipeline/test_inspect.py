@@ -58,7 +58,7 @@ def test_a_step_shows_what_the_run_reads(run, dataset):
     data = DataConfig(str(dataset), 64, window=16)
     sequences = open_training(data, 3, plan_segments(64, 4, batch_ramp=RampConfig(2, 1000, 1)), 50)
     for step in (1, 20):
-        numbers = sequences.order.numbers_of_step(step - 1)
+        numbers = sequences.order.steps.numbers(step - 1)
         rows = read_steps(sequences, [numbers], False).tokens
         seen = inspect(InspectConfig(str(run), step=step, characters=10**6))["sequences"]
         assert [view["number"] for view in seen] == list(numbers)

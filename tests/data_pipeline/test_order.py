@@ -112,7 +112,7 @@ def consume(order: Order, steps: range) -> list[list[tuple[int, int, int]]]:
     """Return (source, position, length) of the sequences of each step."""
     taken = []
     for step in steps:
-        numbers = np.array(order.numbers_of_step(step))
+        numbers = np.array(order.steps.numbers(step))
         ((_, located),) = order.locate(numbers)
         step_taken = list(zip(located.sources.tolist(), located.positions.tolist(), [located.length] * len(numbers)))
         taken.append(step_taken)
@@ -142,7 +142,7 @@ def test_however_a_run_is_shaped_stopped_and_divided_nothing_is_left_out_or_repe
 
     # The ranks of any world together take exactly the step, each its share in micro-batches.
     for step in range(stop, steps):
-        numbers = order.numbers_of_step(step)
+        numbers = order.steps.numbers(step)
         assert len(numbers) % (run.ranks * run.micro) == 0
         shares = [rank_share(numbers, rank, run.ranks) for rank in range(run.ranks)]
         micro = [share[at : at + run.micro] for share in shares for at in range(0, len(share), run.micro)]
@@ -153,7 +153,7 @@ def test_however_a_run_is_shaped_stopped_and_divided_nothing_is_left_out_or_repe
 @settings(max_examples=examples(60))
 @given(runs(), some.integers(1, 30), some.randoms(use_true_random=False))
 def test_where_a_sequence_lies_depends_on_its_number_alone(run, steps, draw):
-    numbers = np.arange(run.order().numbers_of_step(steps).stop)
+    numbers = np.arange(run.order().steps.numbers(steps).stop)
     expected = [where(run.order(), number) for number in numbers[:40]]
     order = run.order()
     shuffled = draw.sample(range(len(expected)), len(expected))
