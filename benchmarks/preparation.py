@@ -1,0 +1,199 @@
+"""`python -m benchmarks.preparation TEXTS [MEGABYTES]`: preparation against what others do with the same text.
+
+TEXTS is a .jsonl or .jsonl.gz file, repeated to so many megabytes (500 if left out). Ours is the whole command, from
+the file to the published dataset; the others encode with the same tokenizer, on as many processes, and on the beginning
+of the text alone, because they would take hours: all figures are megabytes of text per second.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import multiprocessing
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.readers import open_corpus
+from data_pipeline.readers.document import Document, utf8_length
+from data_pipeline.readers.files import FilesConfig
+
+VOCABULARY = 32_768
+SAMPLE_BYTES = 24_000_000
+"""Of text for those that are slow; their speed doesn't depend on how much more would follow."""
+
+
+def preparation_lines(texts: Path, megabytes: int) -> Iterator[str]:
+    """Yield a line per way, with the ratio of our command's speed to it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        documents = [document.text for document in documents_of(texts)]
+        corpus, size = repeated(folder, documents, megabytes * 1_000_000)
+        tokenizer = _trained(folder, texts)
+        sample = _sample(documents)
+        ours = _our_speed(folder, corpus, size, tokenizer, "none")
+        yield f"headrace prepare, {size / 1e6:,.0f} MB: {ours:.2f} MB/s"
+        once, once_size = repeated(folder, documents, 0)
+        cleaned = _our_speed(folder, once, once_size, tokenizer, "standard")
+        yield f"headrace prepare cleaning=standard, {once_size / 1e6:,.0f} MB, no repetition: {cleaned:.2f} MB/s"
+        others: dict[str, Callable[[Path, list[str], Path], None]] = {
+            "tokenizers.encode_batch alone": _encode_batch,
+            "a Megatron-style loop": _megatron_style,
+            "datatrove's tokenizer pipeline": _datatrove,
+        }
+        for other, run in others.items():
+            try:
+                speed = _speed(run, folder, sample, tokenizer)
+            except ImportError as error:
+                yield f"{other} is left out: {error}"
+                continue
+            yield f"{other}: {speed:.2f} MB/s; ratio {ours / speed:.1f}, with cleaning {cleaned / speed:.1f}"
+
+
+def documents_of(texts: Path) -> Iterator[Document]:
+    corpus = open_corpus(FilesConfig([str(texts)]))
+    for unit in corpus.units():
+        yield from (item for item in corpus.read(unit) if isinstance(item, Document))
+
+
+def repeated(folder: Path, documents: list[str], least: int) -> tuple[Path, int]:
+    """Write the documents over and over, once at least, as JSON lines; return the file and its text's bytes."""
+    path = folder / f"{least}.jsonl.gz"
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in documents).encode()
+    size, once = 0, sum(map(utf8_length, documents))
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        while size < max(least, 1):
+            file.write(lines)
+            size += once
+    return path, size
+
+
+def _trained(folder: Path, texts: Path) -> Path:
+    output = folder / "for-the-tokenizer"
+    _prepare(f"corpus.paths=['{texts}']", f"tokenizer.vocabulary_size={VOCABULARY}", f"output={output}")
+    shutil.move(output / "tokenizer", folder / "tokenizer")
+    shutil.rmtree(output)
+    return folder / "tokenizer"
+
+
+def _our_speed(folder: Path, corpus: Path, size: int, tokenizer: Path, cleaning: str) -> float:
+    output = folder / "dataset"
+    started = time.perf_counter()
+    _prepare(
+        *(f"corpus.paths=['{corpus}']", "tokenizer=file", f"tokenizer.path={tokenizer}", f"output={output}"),
+        f"cleaning={cleaning}",
+    )
+    seconds = time.perf_counter() - started
+    shutil.rmtree(output)
+    return size / 1e6 / seconds
+
+
+def _prepare(*arguments: str) -> None:
+    command = [sys.executable, "-m", "data_pipeline.prepare", "corpus=files", *arguments]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def _sample(documents: list[str]) -> list[str]:
+    sample, size = [], 0
+    for text in documents:
+        sample.append(text)
+        size += utf8_length(text)
+        if size >= SAMPLE_BYTES:
+            break
+    return sample
+
+
+def _speed(run: Callable[[Path, list[str], Path], None], folder: Path, sample: list[str], tokenizer: Path) -> float:
+    work = folder / "other"
+    work.mkdir()
+    started = time.perf_counter()
+    run(work, sample, tokenizer)
+    seconds = time.perf_counter() - started
+    shutil.rmtree(work)
+    return sum(map(utf8_length, sample)) / 1e6 / seconds
+
+
+def _encode_batch(folder: Path, sample: list[str], tokenizer: Path) -> None:
+    """Texts in memory to ids in memory, on all cores, by its own threads."""
+    from tokenizers import Tokenizer
+
+    Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode_batch(sample, add_special_tokens=False)
+
+
+def _megatron_style(folder: Path, sample: list[str], tokenizer: Path) -> None:
+    """A pool of processes that parse and encode a line each, and one writer of tokens and their offsets."""
+    source = folder / "in.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in sample), encoding="utf-8")
+    processes = len(os.sched_getaffinity(0))
+    with (
+        multiprocessing.get_context("fork").Pool(
+            processes, _start_encoder, (str(tokenizer / "tokenizer.json"),)
+        ) as pool,
+        open(source, encoding="utf-8") as lines,
+        open(folder / "out.bin", "wb") as tokens,
+        open(folder / "out.idx", "wb") as index,
+    ):
+        end = 0
+        for ids in pool.imap(_encode_line, lines, 32):
+            tokens.write(np.array(ids, np.uint16).tobytes())
+            end += len(ids)
+            index.write(struct.pack("<Q", end))
+
+
+def _start_encoder(path: str) -> None:
+    from tokenizers import Tokenizer
+
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _encoder.append(Tokenizer.from_file(path))
+
+
+def _encode_line(line: str) -> list[int]:
+    return _encoder[0].encode(json.loads(line)["text"], add_special_tokens=False).ids
+
+
+_encoder: list = []
+
+
+def _datatrove(folder: Path, sample: list[str], tokenizer: Path) -> None:
+    """Its local executor with a reader of JSON lines and its tokenizing writer, a file and a task per core."""
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.tokens import DocumentTokenizer
+
+    processes = len(os.sched_getaffinity(0))
+    source = folder / "in"
+    source.mkdir()
+    for number in range(processes):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in sample[number::processes])
+        (source / f"{number}.jsonl").write_text(lines, encoding="utf-8")
+    pipeline = [
+        JsonlReader(str(source)),
+        DocumentTokenizer(
+            str(folder / "out"),
+            local_working_dir=str(folder / "work"),
+            tokenizer_name_or_path=str(tokenizer / "tokenizer.json"),
+            eos_token="<|endoftext|>",
+        ),
+    ]
+    LocalPipelineExecutor(pipeline, tasks=processes, workers=processes, logging_dir=str(folder / "logs")).run()
+
+
+def main() -> int:
+    if len(sys.argv) < 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    for line in preparation_lines(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 500):
+        print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
