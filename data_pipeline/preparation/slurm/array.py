@@ -34,6 +34,7 @@ LAUNCHER = "datatrove.tools.launch_pickled_pipeline"
 STARTS = 3
 """A task that SLURM has started so often without its finishing an item is not started again."""
 
+FAILURE = Failure.__name__
 NumberedItem = tuple[int, Any]
 
 
@@ -132,20 +133,23 @@ def do_share(task: Callable[[Any], None], items: Sequence[NumberedItem], writer:
         an exit code.
     """
     if writer.got_nowhere(STARTS):
-        error = Failure(f"SLURM has started a task {STARTS} times again, and it has not finished an item")
-        writer.fail(items[0][0], type(error).__name__, str(error))
+        writer.fail(items[0][0], FAILURE, f"SLURM has started a task {STARTS} times, and it has not finished an item")
         return Failure.exit_code
-    code = 0
+    code, number = 0, items[0][0]
     with Workers(processes) as workers:
-        for (number, _), failed in zip(items, workers.map(Try(task), [item for _, item in items])):
-            if failed is None:
-                writer.finish(number)
-                continue
-            print(f"item {number}: {failed.trace}", file=sys.stderr)
-            writer.fail(number, failed.kind, failed.message)
-            code = UserError.exit_code if failed.kind == UserError.__name__ else Failure.exit_code
-            if code == UserError.exit_code:
-                break
+        try:
+            for (number, _), failed in zip(items, workers.map(Try(task), [item for _, item in items])):
+                if failed is None:
+                    writer.finish(number)
+                    continue
+                print(f"item {number}: {failed.trace}", file=sys.stderr)
+                writer.fail(number, failed.kind, failed.message)
+                if failed.kind == UserError.__name__:
+                    return UserError.exit_code
+                code = Failure.exit_code
+        except Failure:
+            writer.fail(number, FAILURE, "a process died; if it was for want of memory, give more with engine.memory")
+            return Failure.exit_code
     return code
 
 

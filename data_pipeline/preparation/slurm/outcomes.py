@@ -1,7 +1,7 @@
 """What the tasks of an array tell whoever waits for them, by files that each have one writer.
 
     finished/RANK-RESTART   the number of every item that is done, a line each
-    failed/RANK-RESTART     the first error of a task, as JSON
+    failed/RANK-RESTART     the error of a task that counts most, as JSON
 
 A task that SLURM starts again, because its node was lost or wanted by others, writes to files of its own.
 """
@@ -61,7 +61,7 @@ class Outcomes:
         return numbers
 
     def errors(self) -> list[ItemError]:
-        """Return the first error of every task that has one, in the order of the items."""
+        """Return the error of every task that has one, in the order of the items."""
         errors = [ItemError(**json.loads(path.read_bytes())) for path in self.folder.glob("failed/[0-9]*")]
         return sorted(errors, key=lambda error: error.item)
 
@@ -80,10 +80,10 @@ class Writer:
             file.write(f"{item}\n")
 
     def fail(self, item: int, kind: str, message: str) -> None:
-        """Note a task's first error."""
-        path = self._file("failed", self.restart)
-        if not path.exists():
-            write_record(path, asdict(ItemError(item, kind, message, self.rank)))
+        """Note a task's first error; a mistake of the user's takes its place."""
+        error, path = ItemError(item, kind, message, self.rank), self._file("failed", self.restart)
+        if error.is_mistake or not path.exists():
+            write_record(path, asdict(error))
 
     def got_nowhere(self, starts: int) -> bool:
         """Return whether so many starts before this one have not finished a single item."""

@@ -18,6 +18,8 @@ from slurm_tasks import Square
 
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.preparation.slurm.engine import SlurmEngine, check_slurm
+from data_pipeline.preparation.slurm.queue import cancel_array
+from data_pipeline.preparation.slurm.script import batch_script
 from data_pipeline.preparation.slurm.settings import SlurmConfig
 
 pytestmark = pytest.mark.slurm
@@ -30,6 +32,8 @@ from slurm_cluster import wait_until
 from slurm_tasks import Square
 from data_pipeline.foundation.verb import Verb
 from data_pipeline.preparation.slurm.engine import SlurmEngine
+from data_pipeline.preparation.slurm.queue import cancel_array
+from data_pipeline.preparation.slurm.script import batch_script
 from data_pipeline.preparation.slurm.settings import SlurmConfig
 folder = Path(sys.argv[1])
 def run(request):
@@ -57,13 +61,13 @@ def assert_all_done(task: Square) -> None:
 
 
 @contextmanager
-def in_the_middle(folder: Path, task: Square, **settings) -> Iterator[None]:
-    """Run a phase in two processes; give the moment at which both have begun an item and can't go on, then let them."""
+def in_the_middle(folder: Path, task: Square) -> Iterator[None]:
+    """Run a phase of two tasks; give the moment at which both have begun an item and can't go on, then let them."""
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            engine(folder, **settings).run("squaring", task, ITEMS)
+            engine(folder).run("squaring", task, ITEMS)
         except BaseException as error:
             errors.append(error)
 
@@ -121,40 +125,35 @@ def test_a_task_is_cancelled_in_the_middle(slurm, tmp_path):
     assert arrays(tmp_path) == [1, 2]
 
 
-def test_a_mistake_of_the_users_ends_everything_at_once(slurm, tmp_path):
-    task = Square(tmp_path, gate="never", bad=((2, "user"),))
-    with pytest.raises(UserError) as caught:
-        engine(tmp_path).run("squaring", task, [2, *ITEMS])
-    assert str(caught.value) == "number 2 is odd in $(many) 'ways'"
-    assert slurm.active() == [] and arrays(tmp_path) == [1]
-
-
-def test_a_process_that_is_killed_again_and_again_is_given_up_when_all_else_is_done(slurm, tmp_path, capsys):
-    task = Square(tmp_path, bad=((3, "killed"),))
-    with pytest.raises(Failure, match=r"^task 0 of job \d+ ended with FAILED \(log: .*\.log\)$"):
-        engine(tmp_path, retries=1).run("squaring", task, ITEMS)
-    assert [item for item in ITEMS if not task.result(item).exists()] == [3]
-    assert len(task.tries(3)) == len(arrays(tmp_path)) == 3
-    # task 1 has items 1, 3 and 5, and has lost its process with the second
-    assert "2 of 7 parts are tried again: task 1 of job" in capsys.readouterr().err
-
-
-def test_an_error_is_told_with_its_log_when_it_comes_again_and_all_else_is_done(slurm, tmp_path):
-    task = Square(tmp_path, bad=((4, "value"),))
+def test_a_killed_process_is_replaced_and_an_error_that_comes_again_is_told_with_its_log(slurm, tmp_path, capsys):
+    task = Square(tmp_path, bad=((3, "killed once"), (4, "value")))
     with pytest.raises(Failure) as caught:
         engine(tmp_path, retries=1).run("squaring", task, ITEMS)
     message, log = re.fullmatch(r"(.*) \(log: (.*)\)", str(caught.value)).groups()
     assert message == "ValueError: number 4 is odd in $(many) 'ways'"
     assert "Traceback" in Path(log).read_text() and message in Path(log).read_text()
     assert [item for item in ITEMS if not task.result(item).exists()] == [4]
-    assert len(task.tries(4)) == len(arrays(tmp_path)) == 2
+    # task 1 has items 1, 3 and 5, and loses its process with the second; the third array gets no further
+    assert "3 of 7 parts are tried again" in capsys.readouterr().err
+    assert len(task.tries(4)) == len(arrays(tmp_path)) == 3
 
 
-def test_several_processes_of_a_task_share_its_items(slurm, tmp_path):
-    task = Square(tmp_path, gate="gate")
-    with in_the_middle(tmp_path, task, tasks=1, cpus_per_task=2):
-        assert len(slurm.active()) == 1
-    assert_all_done(task)
+def test_a_mistake_of_the_users_ends_all_processes_of_all_tasks_at_once(slurm, tmp_path):
+    task = Square(tmp_path, gate="never", bad=((2, "user"),))
+    with pytest.raises(UserError) as caught:
+        engine(tmp_path, tasks=1, cpus_per_task=2).run("squaring", task, [2, *ITEMS])
+    assert str(caught.value) == "number 2 is odd in $(many) 'ways'"
+    assert slurm.active() == [] and arrays(tmp_path) == [1] and len(begun(task)) > 1
+
+
+def test_values_reach_sbatch_as_they_are(slurm, tmp_path):
+    value = """a 'b' "c" \\d $(touch e) `id` ;#%A {f} \\"""
+    options = {"comment": value, "hold": None, "job-name": "quoted"}
+    script = tmp_path / "script"
+    script.write_text(batch_script(options, [], ["true"]))
+    slurm.ask("sbatch", str(script))
+    assert slurm.ask("squeue", "--name=quoted", "--noheader", "--format=%k") == value + "\n"
+    cancel_array("quoted")
 
 
 def test_a_driver_that_is_told_to_end_cancels_its_array(slurm, tmp_path):
