@@ -32,7 +32,7 @@ from data_pipeline.preparation.slurm.settings import SlurmConfig
 logger.disable("datatrove")  # what it says at the start of a task would hide a task's last words
 LAUNCHER = "datatrove.tools.launch_pickled_pipeline"
 STARTS = 3
-"""A task that SLURM has started so often without its finishing an item is not started again."""
+"""A task that SLURM has started so often without getting anything done does nothing when it is started again."""
 
 FAILURE = Failure.__name__
 NumberedItem = tuple[int, Any]
@@ -50,10 +50,11 @@ def submit_array(
     Raises:
         Failure: SLURM doesn't take it.
     """
+    # The pickled task is read by nobody else, for its settings may hold passwords, and written by nobody else.
     folder.mkdir(parents=True, mode=0o700)
     outcomes = Outcomes(folder)
-    outcomes.make_folders()
     array = Array(name, folder, DoShare(task, items, outcomes, config.cpus_per_task), config)
+    outcomes.expect(array.tasks)
     try:
         with submission_environment(array_options(name, folder, len(items), config)):
             array.launch_job()
@@ -133,7 +134,7 @@ def do_share(task: Callable[[Any], None], items: Sequence[NumberedItem], writer:
         an exit code.
     """
     if writer.got_nowhere(STARTS):
-        writer.fail(items[0][0], FAILURE, f"SLURM has started a task {STARTS} times, and it has not finished an item")
+        writer.fail(items[0][0], FAILURE, f"SLURM has started a task {STARTS} times, and it got nothing done")
         return Failure.exit_code
     code, number = 0, items[0][0]
     with Workers(processes) as workers:

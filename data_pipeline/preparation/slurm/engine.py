@@ -66,9 +66,14 @@ class SlurmEngine:
         folder: for the arrays' files, on a file system that all nodes see.
         purpose: what the arrays are for, such as a path. Those that an earlier driver has left at work for the same,
             but with another folder or configuration, are cancelled.
+
+    Raises:
+        Failure: SLURM can't write logs into such a folder, or doesn't answer.
     """
 
     def __init__(self, config: SlurmConfig, folder: Path, purpose: str):
+        if "\\" in str(folder) or not str(folder).isprintable():
+            raise Failure(f"SLURM can't write logs into {str(folder)!r}: a folder without backslashes is needed")
         self._config, self._folder = config, folder
         same_purpose = f"headrace-{_short_hash(purpose)}"
         self._prefix = f"{same_purpose}-{_short_hash(repr((folder, config)))}"

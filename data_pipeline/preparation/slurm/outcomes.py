@@ -1,19 +1,21 @@
 """What the tasks of an array tell whoever waits for them, by files that each have one writer.
 
-    finished/RANK-RESTART   the number of every item that is done, a line each
-    failed/RANK-RESTART     the error of a task that counts most, as JSON
+    outcomes/RANK-RESTART   a line for every item: its number where it is done, or a JSON object that says how it failed
 
-A task that SLURM starts again, because its node was lost or wanted by others, writes to files of its own.
+A task that SLURM starts again, because its node was lost or wanted by others, writes to a file of its own. The files of
+first starts are there before the tasks are: a network file system shows what is new in a file that is opened again,
+but may hide a new file for a minute.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.foundation.errors import Failure, UserError
-from data_pipeline.preparation.records import write_record
 
 
 @dataclass(frozen=True)
@@ -40,30 +42,39 @@ class ItemError:
         return self.message if self.kind in (UserError.__name__, Failure.__name__) else f"{self.kind}: {self.message}"
 
 
-@dataclass(frozen=True)
 class Outcomes:
-    """Of an array."""
+    """Of all tasks of an array.
 
-    folder: Path
+    Args:
+        folder: of the array.
+    """
 
-    def make_folders(self) -> None:
-        for kind in ("finished", "failed"):
-            (self.folder / kind).mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path):
+        self._folder = folder / "outcomes"
+
+    def expect(self, tasks: int) -> None:
+        """Make the files of an array that is to be submitted."""
+        self._folder.mkdir(parents=True)
+        for rank in range(tasks):
+            self.writer(rank, 0).path.touch()
 
     def writer(self, rank: int, restart: int) -> Writer:
-        return Writer(self.folder, rank, restart)
+        return Writer(self._folder, rank, restart)
 
     def finished(self) -> set[int]:
         """Return the numbers of all items that are done."""
-        numbers: set[int] = set()
-        for path in self.folder.glob("finished/*"):
-            numbers.update(int(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n"))
-        return numbers
+        return {outcome for outcome in self._read() if isinstance(outcome, int)}
 
     def errors(self) -> list[ItemError]:
-        """Return the error of every task that has one, in the order of the items."""
-        errors = [ItemError(**json.loads(path.read_bytes())) for path in self.folder.glob("failed/[0-9]*")]
+        """Return all errors, in the order of the items."""
+        errors = [ItemError(**outcome) for outcome in self._read() if isinstance(outcome, dict)]
         return sorted(errors, key=lambda error: error.item)
+
+    def _read(self) -> Iterator[Any]:
+        """Yield what whole lines say; a task that is killed may leave a part of one."""
+        for path in self._folder.glob("*-*"):
+            lines = path.read_text(encoding="utf-8").split("\n")
+            yield from map(json.loads, lines[:-1])
 
 
 @dataclass(frozen=True)
@@ -74,21 +85,24 @@ class Writer:
     rank: int
     restart: int
 
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.rank}-{self.restart}"
+
     def finish(self, item: int) -> None:
-        """Note that an item is done. The file is closed each time: only then other machines are sure to see it."""
-        with open(self._file("finished", self.restart), "a") as file:
-            file.write(f"{item}\n")
+        """Note that an item is done."""
+        self._write(item)
 
     def fail(self, item: int, kind: str, message: str) -> None:
-        """Note a task's first error; a mistake of the user's takes its place."""
-        error, path = ItemError(item, kind, message, self.rank), self._file("failed", self.restart)
-        if error.is_mistake or not path.exists():
-            write_record(path, asdict(error))
+        """Note how an item failed."""
+        self._write(asdict(ItemError(item, kind, message, self.rank)))
 
     def got_nowhere(self, starts: int) -> bool:
-        """Return whether so many starts before this one have not finished a single item."""
-        earlier = range(self.restart - starts, self.restart)
-        return self.restart >= starts and not any(self._file("finished", restart).exists() for restart in earlier)
+        """Return whether so many starts before this one have told nothing."""
+        earlier = [self.folder / f"{self.rank}-{restart}" for restart in range(self.restart - starts, self.restart)]
+        return self.restart >= starts and not any(path.exists() and path.stat().st_size for path in earlier)
 
-    def _file(self, kind: str, restart: int) -> Path:
-        return self.folder / kind / f"{self.rank}-{restart}"
+    def _write(self, outcome: int | dict[str, Any]) -> None:
+        # Closed each time: only then other machines are sure to see it.
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(outcome) + "\n")

@@ -79,7 +79,7 @@ class Array:
             if task.state != "COMPLETED":
                 log = self.log(task.rank)
                 how = task.reason if task.is_stuck else task.state
-                advice = f"; there may be more with {ADVICE[how]}" if how in ADVICE else ""
+                advice = f"; raise {ADVICE[how]}" if how in ADVICE else ""
                 return Failure(
                     f"task {task.rank} of job {task.job} ended with {how}{_last_line(log)}{advice} (log: {log})"
                 )

@@ -40,7 +40,7 @@ def quoted(value: str) -> str:
 
 def log_pattern(folder: Path) -> str:
     """Return the name of an array's log files for `--output`, in which a percent sign begins a placeholder."""
-    return str(folder / "%A_%a.log").replace("%", "%%").replace("%%A_%%a", "%A_%a")
+    return str(folder).replace("%", "%%") + "/%A_%a.log"
 
 
 def _same_package() -> list[str]:

@@ -15,7 +15,7 @@ ITEMS = [(number, number + 100) for number in range(7)]
 @pytest.fixture
 def outcomes(tmp_path) -> Outcomes:
     outcomes = Outcomes(tmp_path / "array")
-    outcomes.make_folders()
+    outcomes.expect(3)
     return outcomes
 
 
@@ -32,7 +32,7 @@ def test_an_error_keeps_nothing_else_from_being_done(tmp_path, outcomes):
     task = Square(tmp_path, bad=((101, "value"), (103, "failure")))
     assert do_share(task, ITEMS, outcomes.writer(0, 0), 1) == 1
     assert outcomes.finished() == {0, 2, 4, 5, 6}
-    assert [(error.item, error.kind) for error in outcomes.errors()] == [(1, "ValueError")]
+    assert [(error.item, error.kind) for error in outcomes.errors()] == [(1, "ValueError"), (3, "Failure")]
 
 
 def test_a_mistake_of_the_users_ends_the_share(tmp_path, outcomes):
@@ -58,7 +58,7 @@ def test_a_process_that_dies_is_told(tmp_path, outcomes):
 def test_a_task_that_is_started_in_vain_again_and_again_gives_up(tmp_path, outcomes):
     task = Square(tmp_path)
     assert do_share(task, ITEMS, outcomes.writer(0, STARTS), 1) == 1
-    assert outcomes.finished() == set() and "has not finished an item" in str(outcomes.errors()[0])
+    assert outcomes.finished() == set() and "got nothing done" in str(outcomes.errors()[0])
 
 
 def test_an_array_has_no_more_tasks_than_items(tmp_path):

@@ -7,7 +7,7 @@ from data_pipeline.preparation.slurm.outcomes import Outcomes
 
 def outcomes_in(folder) -> Outcomes:
     outcomes = Outcomes(folder)
-    outcomes.make_folders()
+    outcomes.expect(3)
     return outcomes
 
 
@@ -21,19 +21,18 @@ def test_items_of_all_tasks_and_restarts_are_counted_once(tmp_path):
 def test_a_line_that_is_cut_off_counts_for_nothing(tmp_path):
     outcomes = outcomes_in(tmp_path)
     outcomes.writer(0, 0).finish(7)
-    with open(tmp_path / "finished" / "0-0", "a") as file:
+    with open(tmp_path / "outcomes" / "0-0", "a") as file:
         file.write("12")
     assert outcomes.finished() == {7}
 
 
-def test_the_first_error_of_each_task_is_told_in_the_order_of_items(tmp_path):
+def test_errors_are_told_in_the_order_of_items(tmp_path):
     outcomes = outcomes_in(tmp_path)
     outcomes.writer(0, 0).fail(9, "ValueError", "nine")
-    outcomes.writer(0, 0).fail(11, "ValueError", "eleven")
     outcomes.writer(1, 0).fail(2, "UserError", "two")
-    outcomes.writer(2, 0).fail(5, "Failure", "five")
+    outcomes.writer(2, 1).fail(5, "Failure", "five\nlines")
     errors = outcomes.errors()
-    assert [str(error) for error in errors] == ["two", "five", "ValueError: nine"]
+    assert [str(error) for error in errors] == ["two", "five\nlines", "ValueError: nine"]
     assert [error.is_mistake for error in errors] == [True, False, False]
     assert [error.rank for error in errors] == [1, 2, 0]
 

@@ -13,7 +13,7 @@ from data_pipeline.preparation.slurm.queue import ArrayTask
 
 def array_in(folder: Path) -> Array:
     array = Array("name", folder)
-    array.outcomes.make_folders()
+    array.outcomes.expect(3)
     return array
 
 
@@ -30,8 +30,8 @@ def test_what_is_left_is_left_by_all_arrays_together(tmp_path):
 @pytest.mark.parametrize(
     ("state", "advice"),
     [
-        ("TIMEOUT", "; there may be more with engine.time"),
-        ("OUT_OF_MEMORY", "; there may be more with engine.memory"),
+        ("TIMEOUT", "; raise engine.time"),
+        ("OUT_OF_MEMORY", "; raise engine.memory"),
         ("NODE_FAIL", ""),
     ],
 )

@@ -102,3 +102,8 @@ def test_what_tasks_wait_for_is_told_while_none_runs():
     done = ArrayTask("7", 2, "COMPLETED", "None")
     assert queue.waiting([*pending, done]) == "job 7 waits (Priority, Resources)"
     assert queue.waiting([*pending, ArrayTask("7", 2, "RUNNING", "None")]) == queue.waiting([done]) == ""
+
+
+def test_a_folder_that_slurm_cannot_log_into_is_refused_without_harm_to_what_is_in_it(tmp_path):
+    with pytest.raises(Failure, match="without backslashes"):
+        engine.SlurmEngine(SlurmConfig(), tmp_path / "a\\b", "test")

@@ -64,4 +64,4 @@ def test_an_option_is_one_line_whatever_its_value():
 
 
 def test_a_percent_sign_in_a_folder_is_no_placeholder():
-    assert log_pattern(Path("/data/50%A")) == "/data/50%%A/%A_%a.log"
+    assert log_pattern(Path("/data/%A_%a")) == "/data/%%A_%%a/%A_%a.log"
