@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from omegaconf import MISSING
@@ -42,6 +43,7 @@ from data_pipeline.preparation.corpus import Corpus
 from data_pipeline.preparation.datasheet import Datasheet, originals_of
 from data_pipeline.preparation.encode import Encoded, EncodeSettings, encode_corpus
 from data_pipeline.preparation.engine import Engine, LocalEngine
+from data_pipeline.preparation.engines import check_engine, open_engine
 from data_pipeline.preparation.inputs import content_hash, stamp
 from data_pipeline.preparation.read import read_corpus
 from data_pipeline.preparation.remaining import Remaining, find_remaining
@@ -63,7 +65,9 @@ class PrepareConfig:
         corpus: what to read: one of `readers.CORPORA`.
         cleaning: what to do with it before it is encoded.
         tokenizer: how to make it tokens: one of `tokenization.TOKENIZERS`.
-        workers: processes; the cores that this process may use if None. Has no influence on the result.
+        engine: who does the work: one of `engines.ENGINES`; processes on this machine if None.
+        workers: processes on this machine; the cores that this one may use if None. Neither engine nor workers have an
+            influence on the result.
         validation_fraction: of documents.
         block_tokens: tokens in a WebDataset sample, at most, but for longer documents.
         shard_tokens: tokens in a tar, about.
@@ -75,6 +79,7 @@ class PrepareConfig:
     corpus: Any = MISSING
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
     tokenizer: Any = MISSING
+    engine: Any = None
     workers: int | None = None
     validation_fraction: float = 0.02
     block_tokens: int = 1 << 16
@@ -99,9 +104,9 @@ def prepare(config: PrepareConfig) -> Manifest:
     with Workers(config.workers or _cores()) as workers:
         if existing := find_existing(output, settings, units, workers, config.overwrite):
             return existing
-        engine = LocalEngine(workers)
         with workplace(output, {**settings, "files": stamp(units)}) as place:
-            settings["inputs"] = content_hash(units, workers)
+            engine = open_engine(config.engine, place, workers)
+            settings["inputs"] = content_hash(units, place.folder("inputs"), engine)
             corpus = read_corpus(place, config.corpus, units, engine)
             cleaned = clean_corpus(place, corpus, config.cleaning, engine)
             remaining = find_remaining(place, cleaned, config.cleaning.duplicates, engine)
@@ -131,6 +136,7 @@ def check_settings(config: PrepareConfig) -> None:
     check_cleaning(config.cleaning)
     if isinstance(config.tokenizer, BpeConfig):
         config.tokenizer.check()
+    check_engine(config.engine)
 
 
 def content_settings(config: PrepareConfig) -> dict[str, Any]:
@@ -166,7 +172,9 @@ def find_existing(
         return None
     manifest = load_manifest(output)
     changed = [key for key in settings if manifest.settings.get(key) != settings[key]]
-    if changed or manifest.settings.get("inputs") != content_hash(units, workers):
+    with TemporaryDirectory() as folder:
+        inputs = None if changed else content_hash(units, Path(folder), LocalEngine(workers))
+    if manifest.settings.get("inputs") != inputs:
         raise UserError(
             f"{output} holds a dataset with another {', '.join(changed or ['inputs'])}: choose another output=FOLDER, "
             "or replace it with overwrite=true"
@@ -347,7 +355,7 @@ VERB = Verb(
     name="prepare",
     summary="text to a dataset folder: token shards, tokenizer, manifest",
     run=_run,
-    groups=("corpus", "cleaning", "tokenizer"),
+    groups=("corpus", "cleaning", "tokenizer", "engine"),
     keys=(
         ("output=FOLDER", "the dataset; it appears when it is whole"),
         ("corpus.paths=[…]", "files, URLs and patterns to read, with corpus=files"),
@@ -355,7 +363,8 @@ VERB = Verb(
         ("tokenizer.vocabulary_size", "of the tokenizer that is trained on the corpus"),
         ("tokenizer.path", "a ready tokenizer.json, with tokenizer=file"),
         ("validation_fraction", "of documents kept from training"),
-        ("workers", "processes; no influence on the result"),
+        ("workers", "processes on this machine; no influence on the result"),
+        ("engine=slurm", "do the work on a SLURM cluster; no influence on the result"),
         ("overwrite=true", "replace a dataset with other settings"),
     ),
     examples=(

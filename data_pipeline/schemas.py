@@ -2,6 +2,7 @@
 
 from data_pipeline.cleaning.chain import CleaningConfig
 from data_pipeline.foundation.configuration import register
+from data_pipeline.preparation.engines import ENGINES
 from data_pipeline.prepare import PrepareConfig
 from data_pipeline.readers import CORPORA
 from data_pipeline.tokenization import TOKENIZERS
@@ -15,3 +16,5 @@ def register_schemas() -> None:
         register(f"{name}_schema", schema, group="corpus")
     for name, schema in TOKENIZERS.items():
         register(f"{name}_schema", schema, group="tokenizer")
+    for name, schema in ENGINES.items():
+        register(f"{name}_schema", schema, group="engine")

@@ -71,7 +71,7 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     Args:
         durable: wait until it is on disk. Without, the machine's loss may leave an empty file; a killed process not.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
     try:
         with open(beside, "wb") as file:
             yield file

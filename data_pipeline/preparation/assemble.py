@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +115,12 @@ class WriteShard:
         if has_record(self.record(plan)):
             return
         blocks = _blocks(self._documents(plan), self.block_tokens)
-        write_record(self.record(plan), asdict(write_shard(self.dataset, plan.split, plan.number, plan.source, blocks)))
+        # Written elsewhere, for nothing half-written may ever be among the shards, whoever is killed.
+        with TemporaryDirectory(dir=self.records) as folder:
+            record = write_shard(Path(folder), plan.split, plan.number, plan.source, blocks)
+            for name in (record.name, record.index_name):
+                os.replace(Path(folder) / name, self.dataset / name)
+        write_record(self.record(plan), asdict(record))
 
     def _documents(self, plan: ShardPlan) -> Sequence[EncodedDocument]:
         """Return the shard's documents in the order of the shuffle, their tokens mapped, not read."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.files import json_hash
 from data_pipeline.foundation.locations import identity, shown, split_scheme
-from data_pipeline.foundation.progress import Task
-from data_pipeline.parallel import Workers
 from data_pipeline.preparation.corpus import MEGABYTE
+from data_pipeline.preparation.engine import Engine
+from data_pipeline.preparation.records import has_record, read_record, write_record
 from data_pipeline.readers.document import Unit
 
 
@@ -22,21 +24,36 @@ def stamp(units: Sequence[Unit]) -> str:
     )
 
 
-def content_hash(units: Sequence[Unit], workers: Workers) -> str:
-    """Return a hash of the content of all files, whatever their names, places and times."""
+def content_hash(units: Sequence[Unit], folder: Path, engine: Engine) -> str:
+    """Return a hash of the content of all files, whatever their names, places and times.
+
+    Args:
+        folder: for the hashes of single files.
+    """
     # A big file is in several units; its size is counted with each.
-    files: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for unit in units:
         for piece in unit.pieces:
-            files[piece.location] = files.get(piece.location, 0) + unit.bytes // len(unit.pieces)
-    with Task("hashing the corpus", sum(files.values()) // MEGABYTE + 1, "MB") as progress:
-        identities = {}
-        hashed = 0
-        for (location, size), found in zip(files.items(), workers.map(identity, files)):
-            identities[location] = found
-            hashed += size
-            progress.advance(hashed // MEGABYTE - progress.done)
+            sizes[piece.location] = sizes.get(piece.location, 0) + unit.bytes // len(unit.pieces)
+    task, files = IdentifyFile(folder), list(enumerate(sizes))
+    engine.run("hashing the corpus", task, files, [size // MEGABYTE + 1 for size in sizes.values()])
+    identities = {location: read_record(task.record(number)) for number, location in files}
     return json_hash([[unit.source, *(identities[piece.location] for piece in unit.pieces)] for unit in units])
+
+
+@dataclass(frozen=True)
+class IdentifyFile:
+    """Notes the identity of a numbered file."""
+
+    folder: Path
+
+    def record(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.json"
+
+    def __call__(self, item: tuple[int, str]) -> None:
+        number, location = item
+        if not has_record(self.record(number)):
+            write_record(self.record(number), identity(location))
 
 
 def _stamp(location: str) -> list[str | int]:

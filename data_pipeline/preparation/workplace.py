@@ -1,8 +1,9 @@
 """The folder beside a dataset in which it is made: what is planned, what is done, and who is at work.
 
-`OUTPUT.tmp/` holds `plan.json`, a folder per phase with the results of its tasks, a mark per finished phase, and at
-last the dataset itself, which is renamed into place when it is whole. The folder outlives a kill or a failure: the same
-command goes on from there. A command with another plan begins anew.
+`OUTPUT.tmp/PLAN/` holds `plan.json`, a folder per phase with the results of its tasks, a mark per finished phase, and
+at last the dataset itself, which is renamed into place when it is whole. The folder outlives a kill or a failure: the
+same command goes on from there. A command with another plan begins anew, in a folder of another name, so that a task on
+another machine that still works on the older plan has no place to write to.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ from typing import IO, Any
 from rich.markup import escape
 
 from data_pipeline.foundation.errors import Failure, UserError
-from data_pipeline.foundation.files import publish_folder, write_json
+from data_pipeline.foundation.files import json_hash, publish_folder, write_json
 from data_pipeline.foundation.progress import say
 
 PLAN, LOCK, DATASET = "plan.json", "lock", "dataset"
 
 
 class Workplace:
-    """An open workplace; made by `workplace`."""
+    """An open workplace; made by `workplace`.
+
+    Args:
+        root: folder of the plan.
+    """
 
     def __init__(self, root: Path):
         self.root = root
@@ -83,8 +88,7 @@ def workplace(output: Path, plan: dict[str, Any]) -> Iterator[Workplace]:
         raise UserError(f"output={output}: the folder can't be made: {error.strerror}") from None
     with lock:
         try:
-            _adopt_or_clear(root, plan)
-            yield Workplace(root)
+            yield Workplace(_adopt_or_clear(root, plan))
         except UserError:
             # What the user mends is part of the plan, so nothing here could be used again.
             shutil.rmtree(root, ignore_errors=True)
@@ -104,7 +108,7 @@ def publish(root: Workplace, output: Path) -> None:
         os.rename(output, older)
     publish_folder(root.dataset, output)
     shutil.rmtree(older, ignore_errors=True)
-    shutil.rmtree(root.root, ignore_errors=True)
+    shutil.rmtree(root.root.parent, ignore_errors=True)
 
 
 def _lock(root: Path) -> IO[str]:
@@ -128,19 +132,18 @@ def _lock(root: Path) -> IO[str]:
         file.close()
 
 
-def _adopt_or_clear(root: Path, plan: dict[str, Any]) -> None:
-    path = root / PLAN
-    plan = json.loads(json.dumps(plan))
-    try:
-        if json.loads(path.read_text(encoding="utf-8")) == plan:
-            done = len(list(root.glob("*.done.json")))
-            say(escape(f"going on with what an earlier try left in {root} ({done} phases done)"))
-            return
-    except (OSError, ValueError):
-        pass
+def _adopt_or_clear(root: Path, plan: dict[str, Any]) -> Path:
+    """Return the folder of a plan, with what an earlier try left there; those of other plans go."""
+    own = root / json_hash(plan)[:16]
+    if (own / PLAN).exists():
+        done = len(list(own.glob("*.done.json")))
+        say(escape(f"going on with what an earlier try left in {root} ({done} phases done)"))
+        return own
     for leftover in root.iterdir():
         if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
         elif leftover.name != LOCK:
             leftover.unlink()
-    write_json(path, plan)
+    own.mkdir(exist_ok=True)
+    write_json(own / PLAN, plan)
+    return own

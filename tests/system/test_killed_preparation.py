@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -49,16 +49,21 @@ def undisturbed(tmp_path_factory) -> tuple[Path, dict[str, bytes], float]:
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(undisturbed, tmp_path, workers):
     folder, expected, seconds = undisturbed
     draw = random.Random(workers)
-    survived = 0
-    for _ in range(KILLS // 2):
-        process = start_command(command(folder, str(tmp_path / "dataset"), workers), tmp_path)
-        # What was done before isn't done again, so later tries reach further in the same time.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=draw.uniform(0.3, 1.1) * seconds)
-            survived += 1
-        kill_all(process)
-    finished = run_command(command(folder, str(tmp_path / "dataset"), workers), tmp_path)
+    dataset, kills = tmp_path / "dataset", 0
+    while kills < KILLS // 2:
+        process = start_command(command(folder, str(dataset), workers), tmp_path)
+        try:
+            # What was done before isn't done again, so later tries reach further in the same time.
+            process.wait(timeout=draw.uniform(0.2, 1) * seconds)
+        except subprocess.TimeoutExpired:
+            kills += 1
+        else:  # quicker than the draw: its dataset goes, so that there is something to kill
+            assert folder_bytes(dataset) == expected
+            shutil.rmtree(dataset)
+            seconds *= 0.8
+        finally:
+            kill_all(process)
+    finished = run_command(command(folder, str(dataset), workers), tmp_path)
     assert finished.code == 0, finished.err
-    assert survived < KILLS // 2, "nothing was killed"
-    assert folder_bytes(tmp_path / "dataset") == expected
+    assert folder_bytes(dataset) == expected
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]

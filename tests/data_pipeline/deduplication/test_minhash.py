@@ -76,11 +76,11 @@ def test_bands_derived_from_the_threshold_find_nine_tenths_at_it_and_few_pairs_f
         ({"threshold": 0.0}, "near.threshold=0.0 must lie above 0"),
         ({"threshold": 1.5}, "near.threshold=1.5 must lie above 0 and be at most 1"),
         ({"permutations": 0}, "near.permutations=0 must be from 1"),
-        ({"permutations": 1}, "near.permutations=1 are too few to find pairs .* near.threshold=0.8"),
+        ({"permutations": 1}, "near.permutations=1 are too few to find pairs .* threshold=0.8"),
         ({"ngram": 0}, "near.ngram=0 must be at least 1"),
-        ({"bands": 4}, "near.bands and near.rows go together"),
-        ({"bands": 0, "rows": 4}, "near.bands=0 and near.rows=4 must be at least 1"),
-        ({"bands": 40, "rows": 8}, "near.bands=40 × near.rows=8 are more than near.permutations=256"),
+        ({"bands": 4}, "near.bands and rows go together"),
+        ({"bands": 0, "rows": 4}, "near.bands=0 and rows=4 must be at least 1"),
+        ({"bands": 40, "rows": 8}, "near.bands=40 × rows=8 are more than permutations=256"),
     ],
 )
 def test_settings_that_cannot_be_met_are_refused(settings, message):

@@ -1,0 +1,84 @@
+"""The settings of `engine=slurm`. They reach a batch script, so each is checked: none can become code there."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from data_pipeline.foundation.errors import UserError, printable
+
+OPTION = re.compile(r"--([a-z][a-z0-9-]*)(?:=(.+))?")
+MODULE = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
+OWN_KEYS = {
+    **{"partition": "partition", "account": "account", "qos": "qos", "time": "time", "mem": "memory"},
+    **{"cpus-per-task": "cpus_per_task", "array": "tasks"},
+}
+"""Options of sbatch for which there is a key."""
+RESERVED = (
+    *("job-name", "output", "error", "input", "open-mode", "requeue", "no-requeue", "ntasks", "nodes"),
+    *("chdir", "container", "dependency", "export", "export-file", "get-user-env", "uid", "gid", "hold", "kill-on"),
+    *("parsable", "quiet", "test-only", "wait", "wrap"),
+)
+"""Options of sbatch that would take from us what we rely on, or bring code or an environment of their own."""
+
+
+@dataclass
+class SlurmConfig:
+    """Settings of `engine=slurm`; None leaves a choice to the cluster.
+
+    Args:
+        tasks: of a job array, at most; each takes its share of a phase's items.
+        at_once: of them that may run at the same time; all of them if None.
+        cpus_per_task: processes of a task.
+        memory: of a task, as sbatch takes it: 4G.
+        time: limit of a task, as sbatch takes it: 04:00:00. A task that reaches it goes on in the next array.
+        partition, account, qos: where and for whom the tasks run.
+        sbatch: more options, as sbatch takes them: --constraint=avx2.
+        modules: environment modules that the tasks load. All else of the environment is that of the command.
+        retries: arrays in a row that get no further, after which a phase is given up; with 0 the first trouble ends it.
+    """
+
+    tasks: int = 16
+    at_once: int | None = None
+    cpus_per_task: int = 1
+    memory: str | None = None
+    time: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    sbatch: list[str] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
+    retries: int = 2
+
+    def check(self) -> None:
+        """Refuse what can't be put into a batch script. Raises UserError."""
+        for key, least in (("tasks", 1), ("at_once", 1), ("cpus_per_task", 1), ("retries", 0)):
+            if (value := getattr(self, key)) is not None and value < least:
+                raise UserError(f"engine.{key}={value} must be at least {least}")
+        for key in ("memory", "time", "partition", "account", "qos"):
+            if (text := getattr(self, key)) is not None and not (text and text.isprintable()):
+                raise UserError(f"engine.{key}={printable(text)!r}: a word of printable characters is needed")
+        for module in self.modules:
+            if not MODULE.fullmatch(module):
+                raise UserError(f"engine.modules: {printable(module)!r} isn't the name of a module, such as gcc/13.2")
+        self.options()
+
+    def options(self) -> dict[str, str | None]:
+        """Return the options of sbatch that the user has chosen; None where one takes no value.
+
+        Raises:
+            UserError: one isn't an option, or not the user's to choose.
+        """
+        words = {name: getattr(self, key) for name, key in OWN_KEYS.items() if name != "array"}
+        options: dict[str, str | None] = {name: str(value) for name, value in words.items() if value is not None}
+        for text in self.sbatch:
+            match = OPTION.fullmatch(text)
+            if match is None or not text.isprintable():
+                raise UserError(f"engine.sbatch: {printable(text)!r} isn't an option such as --constraint=avx2")
+            name, value = match.groups()
+            for ours in (*OWN_KEYS, *RESERVED):
+                if ours.startswith(name):  # sbatch takes an option's first letters for it
+                    key = f", by engine.{OWN_KEYS[ours]}" if ours in OWN_KEYS else ""
+                    raise UserError(f"engine.sbatch: --{ours} is ours to set{key}")
+            options[name] = value
+        return options
