@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.rounds import compare
 from data_pipeline.curriculum import plan_segments
-from data_pipeline.dataset import DataConfig, open_training
+from data_pipeline.dataset import DataConfig, open_dataset, open_training
 from data_pipeline.loader import Share, stream
 from data_pipeline.manifest import load_manifest
 
@@ -19,7 +19,8 @@ SEQUENCES = 8
 
 def loader_lines(dataset: Path, rounds: int = 7, length: int = 1024) -> Iterator[str]:
     """Compare batches of 8 × T int64 tokens, over about one epoch a round."""
-    sequences = open_training(DataConfig(str(dataset), length), 0, plan_segments(length, SEQUENCES), 1)
+    config = DataConfig(str(dataset), length)
+    sequences = open_training(open_dataset(config), 0, plan_segments(length, SEQUENCES), 1)
     batches = iter(stream(sequences, Share(SEQUENCES), 0))
     steps = sequences.per_epoch // SEQUENCES
     mapped = np.memmap(next(iter(sorted(dataset.glob("train-*.tar")))), dtype=load_manifest(dataset).dtype, mode="r")
