@@ -63,6 +63,11 @@ class Store:
         files = [file for record in records for file in (record.index, record.tar) if file.name not in self._lost]
         self.files.want(self.split, files)
 
+    def make_way(self) -> None:
+        """Let go of all shards if another process waits for room: to be called while nothing is read."""
+        if self._tokens and self.files.crowded():
+            self._tokens.clear()
+
     def shard_of(self, file: str) -> int:
         """Return the number of the shard that a file, its tar or its index, belongs to."""
         return next(at for at, record in enumerate(self.shards) if file in (record.name, record.index_name))

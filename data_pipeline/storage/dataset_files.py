@@ -66,6 +66,10 @@ class DatasetFiles(Protocol):
         """Say what a reader needs from now on, the most urgent first. Replaces what it said before."""
         ...
 
+    def crowded(self) -> bool:
+        """Tell whether another process waits for room, so files that are held open should be let go."""
+        ...
+
 
 class LocalFiles:
     """The files in a folder of this machine, each hashed when it is first opened."""
@@ -98,6 +102,9 @@ class LocalFiles:
 
     def want(self, reader: str, files: Sequence[StoredFile]) -> None:
         """Nothing needs to be fetched."""
+
+    def crowded(self) -> bool:
+        return False
 
     @property
     def _mend(self) -> str:

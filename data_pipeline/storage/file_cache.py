@@ -10,11 +10,13 @@ Everything is agreed on through `flock`, which the kernel releases when a proces
 - a whole file is locked, together with others, by those who read it or have it mapped: a map keeps the lock. What
   nobody has locked may be removed to make room.
 - `lock` is held, for moments only, by whoever makes room, begins a file, or gives one its name.
+- `waiting` is locked, together with others, by those who wait for room, so that who only holds files can let them go.
 """
 
 from __future__ import annotations
 
 import fcntl
+import io
 import math
 import os
 import re
@@ -92,6 +94,11 @@ class FileCache:
         """Let others go first when this process makes room, then these from the last to the first."""
         self._urgency = {file.xxh3_128: len(files) - at for at, file in reversed(list(enumerate(files)))}
 
+    def crowded(self) -> bool:
+        """Tell whether somebody waits for room."""
+        with _opened(self.folder / "waiting", os.O_RDWR | os.O_CREAT) as waiting:
+            return not _locked_alone(waiting)
+
     def open(self, file: StoredFile, location: str, patient: bool = True) -> BinaryIO:
         """Return a file, open for reading, fetched from `location` if need be; see `DatasetFiles.open`."""
         until = time.monotonic() + ROOM_SECONDS
@@ -102,7 +109,9 @@ class FileCache:
                 except NoRoom:
                     if not patient or time.monotonic() > until:
                         raise
-                    time.sleep(POLL_SECONDS)
+                    with _opened(self.folder / "waiting", os.O_RDWR | os.O_CREAT) as waiting:
+                        fcntl.flock(waiting, fcntl.LOCK_SH)
+                        time.sleep(POLL_SECONDS)
                     continue
                 if claimed is None:
                     continue
@@ -273,8 +282,9 @@ def _receive(part: BinaryIO, file: StoredFile, location: str, until: float) -> s
     digest = _hash_of(part)
     size = part.tell()
     if size < file.bytes:
-        with open_location(location, size, ATTEMPTS) as source:
-            while size <= file.bytes and (chunk := source.read(CHUNK_BYTES)):
+        with cast(io.BufferedReader, open_location(location, size, ATTEMPTS)) as source:
+            # As much as has come: whoever waits for more never sees that it comes too slowly.
+            while size <= file.bytes and (chunk := source.read1(CHUNK_BYTES)):
                 _append(part, chunk[: file.bytes - size])
                 digest.update(chunk)
                 size += len(chunk)

@@ -65,6 +65,9 @@ class RemoteFiles:
         self._cache.favour(wanted)
         self._ahead.want([file for file in wanted if not self._cache.has(file)])
 
+    def crowded(self) -> bool:
+        return self._cache.crowded()
+
 
 def copy_description(location: str, config: CacheConfig) -> tuple[Path, Manifest]:
     """Fetch the manifest and the tokenizer of a dataset on a server into a folder named by what is in them.
