@@ -25,8 +25,8 @@ LENGTH, BATCH = 32, 8
 
 
 @pytest.fixture(autouse=True)
-def a_step_at_a_time(monkeypatch):
-    monkeypatch.setattr("data_pipeline.loader.CHUNK_TOKENS", BATCH * LENGTH)
+def a_few_steps_at_a_time(monkeypatch):
+    monkeypatch.setattr("data_pipeline.loader.CHUNK_TOKENS", 4 * BATCH * LENGTH)
 
 
 def streamed(
@@ -83,8 +83,7 @@ def steps_of_an_epoch(dataset: Path) -> int:
     return streamed(dataset, False)._sequences.per_epoch // BATCH
 
 
-@pytest.mark.parametrize("packing", ["concatenate", "best_fit"])
-@pytest.mark.parametrize("damage", [flip_a_byte, Path.unlink])
+@pytest.mark.parametrize(("damage", "packing"), [(flip_a_byte, "concatenate"), (Path.unlink, "best_fit")])
 def test_a_bad_shard_is_left_out_once_and_all_else_is_what_it_was(
     small_dataset, own_dataset, second_shard, damage, packing
 ):

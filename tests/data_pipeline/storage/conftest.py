@@ -1,4 +1,4 @@
-"""A server to read from, and a cache that doesn't wait long."""
+"""A server to read from, patience that doesn't last long, and little that is read ahead."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import pytest
 from file_server import FileServer, file_server
 from small_data import make_dataset, walking_texts
 
+from data_pipeline import loader
 from data_pipeline.foundation import remote
 
 
 @pytest.fixture(autouse=True)
-def little_patience(monkeypatch):
+def everything_is_small(monkeypatch):
+    monkeypatch.setattr(loader, "CHUNK_TOKENS", 1 << 12)
     monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.001)
-    monkeypatch.setattr(remote, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(remote, "READ_SECONDS", 0.15)
 
 
 @pytest.fixture
@@ -28,8 +30,8 @@ def server() -> Iterator[FileServer]:
 
 @pytest.fixture(scope="session")
 def many_shards(tmp_path_factory) -> Path:
-    """A dataset of a dozen small shards of two sources, that no test may change."""
-    return make_dataset(tmp_path_factory.mktemp("many"), walking_texts(300), shard_tokens=8192)
+    """A dataset of a dozen small shards, that no test may change."""
+    return make_dataset(tmp_path_factory.mktemp("many"), walking_texts(120), shard_tokens=4096)
 
 
 @pytest.fixture

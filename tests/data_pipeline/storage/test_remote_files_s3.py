@@ -20,13 +20,19 @@ pytestmark = pytest.mark.timeout(60)
 LENGTH, BATCH = 32, 8
 
 
-@pytest.fixture
-def bucket(monkeypatch, many_shards):
-    """A client of a store that holds the dataset under `s3://sets/web`."""
+@pytest.fixture(scope="module")
+def running():
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(running, monkeypatch, many_shards):
+    """A client of a store that holds the dataset under `s3://sets/web`."""
     settings = {
-        "ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+        "ENDPOINT_URL": running,
         "ACCESS_KEY_ID": "me",
         "SECRET_ACCESS_KEY": "S3CRET",
         "DEFAULT_REGION": "us-east-1",
@@ -41,7 +47,6 @@ def bucket(monkeypatch, many_shards):
             client.put_object(Bucket="sets", Key=f"web/{path.relative_to(many_shards)}", Body=path.read_bytes())
     yield client
     filesystem("s3").clear_instance_cache()
-    server.stop()
 
 
 @pytest.fixture
