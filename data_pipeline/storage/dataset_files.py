@@ -82,12 +82,12 @@ class LocalFiles:
 
     def open(self, file: StoredFile, patient: bool = True) -> BinaryIO:
         path = self.folder / file.name
-        if file.name not in self._verified:
-            self.require([file])
-            if file_hash(path) != file.xxh3_128:
-                raise BadFile(file.name, f"{path} is damaged: its checksum is not the manifest's; {self._mend}")
-            self._verified.add(file.name)
         try:
+            if file.name not in self._verified:
+                self.require([file])
+                if file_hash(path) != file.xxh3_128:
+                    raise BadFile(file.name, f"{path} is damaged: its checksum is not the manifest's; {self._mend}")
+                self._verified.add(file.name)
             return open(path, "rb")
         except OSError as error:
             raise BadFile(file.name, f"{path} can't be read: {error.strerror}; {self._mend}") from None

@@ -96,20 +96,20 @@ class FileCache:
 
     def crowded(self) -> bool:
         """Tell whether somebody waits for room."""
-        with _opened(self.folder / "waiting", os.O_RDWR | os.O_CREAT) as waiting:
+        with self._disk_errors_told(), self._waiting() as waiting:
             return not _locked_alone(waiting)
 
     def open(self, file: StoredFile, location: str, patient: bool = True) -> BinaryIO:
         """Return a file, open for reading, fetched from `location` if need be; see `DatasetFiles.open`."""
         until = time.monotonic() + ROOM_SECONDS
-        try:
+        with self._disk_errors_told():
             while (found := self._whole(file)) is None:
                 try:
                     claimed = self._claim(file, math.inf)
                 except NoRoom:
                     if not patient or time.monotonic() > until:
                         raise
-                    with _opened(self.folder / "waiting", os.O_RDWR | os.O_CREAT) as waiting:
+                    with self._waiting() as waiting:
                         fcntl.flock(waiting, fcntl.LOCK_SH)
                         time.sleep(POLL_SECONDS)
                     continue
@@ -125,8 +125,6 @@ class FileCache:
                     if (found := self._whole(file)) is not None:
                         break
             return found
-        except OSError as error:
-            raise self._failure(error) from None
 
     def fetch(self, file: StoredFile, location: str) -> None:
         """Fetch a file before it is needed, unless it is here or another process is at it.
@@ -135,15 +133,13 @@ class FileCache:
             BadFile: as `open`.
             NoRoom: nothing less urgent can be removed.
         """
-        try:
+        with self._disk_errors_told():
             claimed = self._claim(file, self._urgency.get(file.xxh3_128, 1))
             if claimed is not None:
                 part, mine = claimed
                 with part:
                     if mine:
                         self._fill(part, file, location, needed=False)
-        except OSError as error:
-            raise self._failure(error) from None
 
     def _whole(self, file: StoredFile) -> BinaryIO | None:
         """Return a file that is here, locked with others, or None. What was damaged in the meantime is removed."""
@@ -259,17 +255,24 @@ class FileCache:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def _waiting(self) -> BinaryIO:
+        return _opened(self.folder / "waiting", os.O_RDWR | os.O_CREAT)
+
+    @contextmanager
+    def _disk_errors_told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise Failure(
+                f"{self.folder} fails: {error.strerror or error}. Make room on its disk, or choose another by "
+                "data.cache.folder"
+            ) from None
+
     def _path(self, file: StoredFile) -> Path:
         return self.folder / file.xxh3_128
 
     def _part(self, file: StoredFile) -> Path:
         return self.folder / f"{file.xxh3_128}.{file.bytes}.part"
-
-    def _failure(self, error: OSError) -> Failure:
-        return Failure(
-            f"{self.folder} fails: {error.strerror or error}. Make room on its disk, or choose another by "
-            "data.cache.folder"
-        )
 
 
 def _receive(part: BinaryIO, file: StoredFile, location: str, until: float) -> str:
