@@ -12,9 +12,10 @@ import torch
 from benchmarks.peers import PEERS
 from benchmarks.rounds import compare
 from data_pipeline.curriculum import plan_segments
-from data_pipeline.dataset import DataConfig, open_training
+from data_pipeline.dataset import DataConfig, open_dataset, open_training
 from data_pipeline.loader import Share, stream
 from data_pipeline.manifest import load_manifest
+from data_pipeline.storage.dataset_files import LocalFiles
 from data_pipeline.store import Store
 
 SEQUENCES = 8
@@ -26,7 +27,7 @@ def loader_lines(dataset: Path, rounds: int = 7, length: int = 1024) -> Iterator
     ours, steps = _ours(dataset, length)
     limit = _copy_and_cast(dataset, length, steps)
     yield compare(ours, limit, rounds).line(f"loader, {SEQUENCES} × {length}", "tokens/s", "copy and cast")
-    store = Store(dataset, load_manifest(dataset), "train")
+    store = Store(LocalFiles(dataset), load_manifest(dataset), "train")
     for name, peer in PEERS.items():
         with tempfile.TemporaryDirectory() as folder:
             documents, size = [], 0
@@ -44,7 +45,7 @@ def loader_lines(dataset: Path, rounds: int = 7, length: int = 1024) -> Iterator
 
 
 def _ours(dataset: Path, length: int) -> tuple[Callable[[], int], int]:
-    sequences = open_training(DataConfig(str(dataset), length), 0, plan_segments(length, SEQUENCES), 1)
+    sequences = open_training(open_dataset(DataConfig(str(dataset), length)), 0, plan_segments(length, SEQUENCES), 1)
     batches = iter(stream(sequences, Share(SEQUENCES), 0))
     steps = min(sequences.per_epoch, 20_000) // SEQUENCES
 

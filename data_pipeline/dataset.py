@@ -1,22 +1,28 @@
-"""A dataset folder as a run reads it: what is streamed is settled here, once, from the settings and the manifest."""
+"""A dataset as a run reads it: what is streamed is settled here, once, from the settings and the manifest."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data_pipeline.curriculum import RampConfig, Segment, StageConfig, plan_segments
 from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.locations import split_scheme
 from data_pipeline.line import Line
-from data_pipeline.manifest import load_manifest
+from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.mixture import Mixture
 from data_pipeline.order import DEFAULT_WINDOW, Order
 from data_pipeline.packed_rows import rows_of_shards
 from data_pipeline.packing import KINDS, BestFit, Concatenate, Packing
 from data_pipeline.sequences import Sequences
 from data_pipeline.shares import stage_shares
+from data_pipeline.storage.dataset_files import DatasetFiles, LocalFiles
+from data_pipeline.storage.remote_files import CacheConfig, RemoteFiles, copy_description
 from data_pipeline.store import Store, records_by_source
+
+BAD_SHARDS = ("stop", "leave_out")
 
 
 @dataclass
@@ -24,7 +30,7 @@ class DataConfig:
     """What is streamed.
 
     Args:
-        path: a dataset folder that `headrace prepare` wrote.
+        path: a dataset folder that `headrace prepare` wrote, here or at a URL (http, https, s3, gs).
         sequence_length: tokens of a model's input, T.
         packing: `concatenate`, or `best_fit`, which cuts no document that could be whole.
         window: sequences that are shuffled among themselves, on top of the shuffled blocks.
@@ -33,6 +39,9 @@ class DataConfig:
         epochs: passes over sources during the run; what is left of it goes to the others by their weights.
         stages: stretches of the run with other weights, lengths or batches.
         ramp: of the sequence length at the beginning.
+        cache: of a dataset at a URL.
+        bad_shards: what becomes of shards that are damaged, missing or out of reach and stay so: `stop` the run, or
+            `leave_out` of what is learnt. Shards of the validation split always stop it.
     """
 
     path: str = "???"
@@ -44,23 +53,56 @@ class DataConfig:
     epochs: dict[str, float] = field(default_factory=dict)
     stages: list[StageConfig] = field(default_factory=list)
     ramp: RampConfig = field(default_factory=RampConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    bad_shards: str = "stop"
 
 
-def open_training(config: DataConfig, seed: int, segments: Sequence[Segment], steps: int) -> Sequences:
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that was found where the settings say.
+
+    Args:
+        config: the settings.
+        files: of it, among them, in `files.folder`, its tokenizer.
+    """
+
+    config: DataConfig
+    manifest: Manifest
+    files: DatasetFiles
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    """Find a dataset. Of one at a URL, manifest and tokenizer are fetched; its shards are when they are needed.
+
+    Raises:
+        UserError: there is none, or settings that can't work.
+        Failure: the server can't be reached.
+    """
+    check_data(config)
+    scheme, path = split_scheme(config.path)
+    if scheme == "file":
+        return Dataset(config, load_manifest(Path(path)), LocalFiles(Path(path)))
+    copy, manifest = copy_description(config.path, config.cache)
+    return Dataset(config, manifest, RemoteFiles(config.path, copy, config.cache))
+
+
+def open_training(
+    dataset: Dataset, seed: int, segments: Sequence[Segment], steps: int, lost: Collection[str] = ()
+) -> Sequences:
     """Open the training split of a dataset in the order of a run.
 
     Args:
         seed: of the order.
         segments: of the run, as `plan_segments` made them of these settings.
         steps: of the run; passes over sources are counted on them.
+        lost: names of bad files, whose shards are left out.
 
     Raises:
-        UserError: no dataset there, settings that don't fit it, or less text than one sequence.
-        Failure: an index is damaged.
+        UserError: settings that don't fit the dataset, or less text than one sequence.
+        BadFile: an index that is needed to know the order can't be had.
     """
-    manifest = load_manifest(Path(config.path))
-    store = Store(Path(config.path), manifest, "train")
-    check_data(config)
+    config, manifest = dataset.config, dataset.manifest
+    store = Store(dataset.files, manifest, "train", lost)
     sources = records_by_source(store.shards)
     tokens = {source: sum(store.shards[number].tokens for number in numbers) for source, numbers in sources.items()}
     recorded = {source: counts.weight for source, counts in manifest.sources.items() if source in tokens}
@@ -81,15 +123,14 @@ def open_training(config: DataConfig, seed: int, segments: Sequence[Segment], st
     return Sequences(order, packings, store, list(sources))
 
 
-def open_in_storage_order(config: DataConfig, split: str) -> Sequences:
+def open_in_storage_order(dataset: Dataset, split: str) -> Sequences:
     """Open a split for measuring: concatenated, in the order in which it lies, from the first sequence on.
 
     Raises:
-        UserError: no dataset there, no such split, or one shorter than a sequence.
+        UserError: no such split, or one shorter than a sequence.
     """
-    manifest = load_manifest(Path(config.path))
-    store = Store(Path(config.path), manifest, split)
-    check_data(config)
+    config, manifest = dataset.config, dataset.manifest
+    store = Store(dataset.files, manifest, split)
     packing = _concatenate(store, range(len(store.shards)))
     line = Line(manifest.fingerprint, packing.shard_lengths(), packing.cell_lengths, 1, shuffle=False)
     _require_sequence(config, split, "", line.length, config.sequence_length)
@@ -98,8 +139,28 @@ def open_in_storage_order(config: DataConfig, split: str) -> Sequences:
     return Sequences(order, [packing], store, [""])
 
 
+def check_cache(dataset: Dataset, *splits: Sequences) -> None:
+    """Refuse a cache that can't hold what is read together. Raises UserError."""
+    limit = dataset.files.limit
+    needed = [each for split in splits for each in split.needed_at_once()]
+    size = sum(of_source for _, _, of_source in needed)
+    if limit is None or size <= limit:
+        return
+    shards = " + ".join(str(count) for _, count, _ in needed)
+    digits = 10.0 ** (2 - math.floor(math.log10(size)))
+    raise UserError(
+        f"data.cache.gigabytes={dataset.config.cache.gigabytes:g} is too small for the shards that are needed at once "
+        f"({shards}, {size:,} bytes): raise it to {math.ceil(size * digits) / digits / 1e9:g}, or lower "
+        f"data.shards_together={dataset.config.shards_together}, twice as many of which each source needs"
+    )
+
+
 def check_data(config: DataConfig) -> None:
     """Refuse settings that can't work with any dataset. Raises UserError."""
+    if config.bad_shards not in BAD_SHARDS:
+        raise UserError(f"data.bad_shards={config.bad_shards}: there are {', '.join(BAD_SHARDS)}")
+    if not config.cache.gigabytes > 0 or config.cache.ahead < 0:
+        raise UserError("data.cache.gigabytes must be above 0, and data.cache.ahead not below")
     for key in ("sequence_length", "window", "shards_together"):
         if getattr(config, key) < 1:
             raise UserError(f"data.{key}={getattr(config, key)} must be at least 1")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import MISSING
 
@@ -16,7 +16,7 @@ from data_pipeline.foundation.verb import Request, Verb
 
 if TYPE_CHECKING:
     from data_pipeline.curriculum import Segment
-    from data_pipeline.dataset import DataConfig
+    from data_pipeline.dataset import DataConfig, Dataset
     from data_pipeline.manifest import Manifest
     from data_pipeline.sequences import Sequences
     from data_pipeline.store import Store
@@ -28,7 +28,7 @@ class InspectConfig:
     """What to look at.
 
     Args:
-        source: a dataset folder, or a run's folder for the data that it reads.
+        source: a dataset folder, here or at a URL, or a run's folder for the data that it reads.
         documents: how many to show.
         split: they are from.
         step: of a run, from 1 on: show what it reads in that step.
@@ -82,29 +82,28 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
         UserError: no dataset or run there, or no such step or sequence.
         Failure: the dataset is damaged.
     """
-    from data_pipeline.manifest import load_manifest
+    from data_pipeline.dataset import DataConfig, open_dataset
     from data_pipeline.store import Store
     from data_pipeline.tokenization.tokenizer import load_tokenizer
 
-    source = Path(config.source)
-    run = _run_settings(source)
-    folder = Path(run["data"]["path"]) if run else source
-    manifest, tokenizer = load_manifest(folder), load_tokenizer(folder / "tokenizer")
+    run = _run_settings(config.source)
+    dataset = open_dataset(_data_of_run(run) if run else DataConfig(config.source))
+    tokenizer, name = load_tokenizer(dataset.files.folder / "tokenizer"), dataset.files.name
     if config.step is not None:
         if run is None:
             raise UserError(
-                f"step={config.step}: {source} is a dataset; what is read in a step is a run's: give its folder"
+                f"step={config.step}: {name} is a dataset; what is read in a step is a run's: give its folder"
             )
-        return {"dataset": str(folder), "step": config.step, "sequences": _step(config, run, tokenizer)}
-    store = Store(folder, manifest, config.split)
-    return {"dataset": str(folder), **_counts(manifest), "documents": _documents(config, store, manifest, tokenizer)}
+        return {"dataset": name, "step": config.step, "sequences": _step(config, run, dataset, tokenizer)}
+    store = Store(dataset.files, dataset.manifest, config.split)
+    return {"dataset": name, **_counts(dataset.manifest), "documents": _documents(config, store, tokenizer)}
 
 
-def _run_settings(source: Path) -> dict[str, Any] | None:
+def _run_settings(source: str) -> dict[str, Any] | None:
     """Return the settings of a run's folder, or None where it isn't one."""
     import yaml
 
-    path = source / "config.yaml"
+    path = Path(source) / "config.yaml"
     if not path.is_file():
         return None
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -124,7 +123,7 @@ def _counts(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _documents(config: InspectConfig, store: Store, manifest: Manifest, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def _documents(config: InspectConfig, store: Store, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Return documents from evenly spaced blocks of the split."""
     from data_pipeline.pieces import Pieces
 
@@ -137,10 +136,10 @@ def _documents(config: InspectConfig, store: Store, manifest: Manifest, tokenize
     return found
 
 
-def _step(config: InspectConfig, run: dict[str, Any], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def _step(config: InspectConfig, run: dict[str, Any], dataset: Dataset, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     import numpy as np
 
-    sequences = _open_run(run)
+    sequences = _open_run(run, dataset)
     assert config.step is not None
     if config.step < 1:
         raise UserError(f"step={config.step}: steps are counted from 1")
@@ -158,17 +157,22 @@ def _step(config: InspectConfig, run: dict[str, Any], tokenizer: Tokenizer) -> l
     return views
 
 
-def _open_run(run: dict[str, Any]) -> Sequences:
+def _data_of_run(run: dict[str, Any]) -> DataConfig:
     from omegaconf import OmegaConf
 
-    from data_pipeline.curriculum import RampConfig, plan_segments
-    from data_pipeline.dataset import DataConfig, open_training
+    from data_pipeline.dataset import DataConfig
 
-    data: DataConfig = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), run["data"]))  # type: ignore[assignment]
-    batch = run["batch"]
+    return cast(DataConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), run["data"])))
+
+
+def _open_run(run: dict[str, Any], dataset: Dataset) -> Sequences:
+    from data_pipeline.curriculum import RampConfig, plan_segments
+    from data_pipeline.dataset import open_training
+
+    data, batch = dataset.config, run["batch"]
     ramp = RampConfig(**batch["ramp"])
     segments: list[Segment] = plan_segments(data.sequence_length, batch["sequences"], data.stages, data.ramp, ramp)
-    return open_training(data, run["seed"], segments, run["steps"])
+    return open_training(dataset, run["seed"], segments, run["steps"])
 
 
 def _excerpts(store: Store, pieces: Any, tokenizer: Tokenizer, characters: int) -> Iterator[Excerpt]:
@@ -179,7 +183,8 @@ def _excerpts(store: Store, pieces: Any, tokenizer: Tokenizer, characters: int) 
         *(getattr(pieces, name).tolist() for name in ("shards", "blocks", "offsets", "lengths"))
     ):
         record = store.shards[shard]
-        keys = read_provenance(store.folder / record.name, store.index(shard), block)
+        with store.open(shard) as file:
+            keys = read_provenance(Path(file.name), store.index(shard), block)
         start = 0
         for number, document in enumerate(store.block(shard, block)):
             low, high = max(first, start), min(first + length, start + len(document))
@@ -265,7 +270,7 @@ VERB = Verb(
     summary="a dataset's counts and documents, or what a run reads in a step and where it came from",
     run=_run,
     keys=(
-        ("source", "a dataset folder, or a run's folder"),
+        ("source", "a dataset folder or its URL, or a run's folder"),
         ("documents", "how many to show"),
         ("step", "of a run, counted from 1: show what it reads then"),
         ("sequence", "of the step, counted from 0; all if left out"),

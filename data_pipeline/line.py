@@ -96,6 +96,25 @@ class Line:
                 found.offsets[rows], found.left[rows] = window.lengths[at] - left, left
         return found
 
+    def windows(self, first: int, last: int) -> list[Numbers]:
+        """Return the shards of each window from one position's to another's, and of the one behind them."""
+        found: list[Numbers] = []
+        position = first
+        while True:
+            epoch, within = divmod(position, self.length)
+            plan = self._epoch(epoch)
+            number = int(np.searchsorted(plan.ends, within, side="right"))
+            found.append(plan.shards[number])
+            if position > last:
+                return found
+            position = epoch * self.length + int(plan.ends[number])
+
+    def shards_at_once(self, positions: int) -> int:
+        """Return how many shards are needed while so many positions, and what follows them, are read, at most."""
+        shortest = int(np.sort(self._shard_lengths)[: self._together].sum())
+        windows = max(2, 1 + -(-positions // max(1, shortest)))
+        return min(len(self._shard_lengths), windows * self._together)
+
     def _epoch(self, number: int) -> _Epoch:
         if number not in self._epochs:
             count = len(self._shard_lengths)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,7 @@ def stream(
     return webdataset.DataPipeline(
         lambda: chunks_of_steps(sequences.order.steps, share, first_step),
         lambda chunks: (Chunk(steps, read_steps(sequences, steps, with_documents)) for steps in chunks),
-        lambda chunks: read_ahead(chunks, CHUNKS_AHEAD),
+        lambda chunks: read_ahead(chunks, CHUNKS_AHEAD, sequences.store.make_way),
         lambda chunks: (batches for chunk in chunks for batches in batches_of_steps(chunk, share.micro)),
     )
 
@@ -126,10 +126,13 @@ def batch_of_rows(rows: Rows, first: int, numbers: range) -> Batch:
     return Batch(tokens, targets, ends, numbers)
 
 
-def read_ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
+def read_ahead(items: Iterator[Any], depth: int, idle: Callable[[], None] = lambda: None) -> Iterator[Any]:
     """Yield items that a background thread takes from an iterator, at most `depth` of them ahead.
 
     An error in the iterator is raised here, at its place in the order. Closing this generator ends the thread.
+
+    Args:
+        idle: called now and then in the thread while it waits for items to be taken.
     """
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
     closed = threading.Event()
@@ -139,7 +142,7 @@ def read_ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
             try:
                 return ready.put((kind, item), timeout=0.1)
             except queue.Full:
-                continue
+                idle()
 
     def work() -> None:
         try:

@@ -18,10 +18,20 @@ Record = TypeVar("Record")
 DTYPES = ("uint16", "uint32")
 SPLITS = ("train", "validation")
 SHARD_NAME = re.compile(r"(train|validation)-\d{6}\.tar")
+HASH = re.compile(r"[0-9a-f]{32}")
 
 
 class OtherFormatError(UserError):
     """The dataset was written by another version of Headrace, so it must not be mended by this one."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a dataset folder, by its name there, as it was written."""
+
+    name: str
+    bytes: int
+    xxh3_128: str
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,14 @@ class ShardRecord:
     @property
     def index_name(self) -> str:
         return self.name.removesuffix(".tar") + ".idx"
+
+    @property
+    def tar(self) -> StoredFile:
+        return StoredFile(self.name, self.bytes, self.xxh3_128)
+
+    @property
+    def index(self) -> StoredFile:
+        return StoredFile(self.index_name, self.index_bytes, self.index_xxh3_128)
 
 
 @dataclass(frozen=True)
@@ -127,15 +145,30 @@ def load_manifest(folder: Path) -> Manifest:
         raise UserError(f"{folder}: there is no such dataset folder; make one with `headrace prepare output={folder}`")
     if not path.is_file():
         raise UserError(f"{folder} is not a dataset: it has no {FILE_NAME}")
+    mend = f"rebuild it from the shards with `headrace verify source={folder} repair=true`"
     try:
-        return _from_json(json.loads(path.read_text(encoding="utf-8")))
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from None
+    return parse_manifest(content, str(path), mend)
+
+
+def parse_manifest(content: bytes, name: str, mend: str) -> Manifest:
+    """Return the manifest in a file's content.
+
+    Args:
+        name: of the file, for messages.
+        mend: what to do where it is damaged.
+
+    Raises:
+        UserError: it is damaged, or was written by a newer version.
+    """
+    try:
+        return _from_json(json.loads(content))
     except OtherFormatError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}); rebuild it from the shards with "
-            f"`headrace verify source={folder} repair=true`"
-        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{name} is damaged ({type(error).__name__}: {error}); {mend}") from None
 
 
 def _from_json(data: dict[str, Any]) -> Manifest:
@@ -160,9 +193,12 @@ def _from_json(data: dict[str, Any]) -> Manifest:
     if manifest.dtype not in DTYPES:
         raise ValueError(f"unknown dtype {manifest.dtype!r}")
     for shard in manifest.shards:
-        # A name that isn't ours could lead out of the folder.
+        # A name that isn't ours could lead out of the folder, and cached files are named by their hashes.
         if not SHARD_NAME.fullmatch(shard.name) or not shard.name.startswith(f"{shard.split}-"):
             raise ValueError(f"shard name {shard.name!r}")
+        for file in (shard.tar, shard.index):
+            if not HASH.fullmatch(file.xxh3_128) or file.bytes < 0:
+                raise ValueError(f"{file.name} has {file.bytes} bytes and the hash {file.xxh3_128!r}")
     return manifest
 
 

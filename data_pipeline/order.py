@@ -93,6 +93,33 @@ class Order:
             for source, (stretch, count) in enumerate(zip(self._stretches[number], counts))
         ]
 
+    def reached(self, step: int) -> list[int]:
+        """Return up to where each line may have been read before a step: the last window, begun, counts whole."""
+        segment = self.steps.segment(step)
+        number = self.steps.segments.index(segment)
+        counts = self._mixtures[segment.stage].counts((step - segment.first_step) * segment.sequences)
+        return [
+            stretch.position + (self._window(number, source, count - 1)[1] if count else 0) * self._stride(segment)
+            for source, (stretch, count) in enumerate(zip(self._stretches[number], counts))
+        ]
+
+    def reach(self, numbers: Numbers) -> Iterator[tuple[int, int, int]]:
+        """Yield source, first and last position of what is read together with sequences: their windows."""
+        for number, chosen in alike(np.searchsorted(self._first_sequences, numbers, side="right") - 1):
+            segment = self.steps.segments[number]
+            sources, within = self._mixtures[segment.stage].divide(numbers[chosen] - segment.first_sequence)
+            for source, mine in alike(sources):
+                first, _ = self._window(number, source, int(within[mine].min()))
+                _, stop = self._window(number, source, int(within[mine].max()))
+                start, stride = self._stretches[number][source].position, self._stride(segment)
+                # A sequence of T tokens takes one more, for its last target.
+                yield source, start + first * stride, start + stop * stride - int(self.packed)
+
+    @property
+    def longest_window(self) -> int:
+        """Of sequences, in what lines are measured in."""
+        return (self.window if self.shuffle else 1) * max(map(self._stride, self.steps.segments))
+
     def locate(self, numbers: Numbers) -> Iterator[tuple[Numbers | slice, Located]]:
         """Yield where sequences lie, those of each segment together, with their indexes in `numbers`."""
         for number, chosen in alike(np.searchsorted(self._first_sequences, numbers, side="right") - 1):
@@ -113,9 +140,7 @@ class Order:
         length = self.lines[source].length
         shuffled = np.empty_like(within)
         for epoch, mine in alike((stretch.position + within * stride) // length):
-            first = max(0, -(-(epoch * length - stretch.position) // stride))
-            stop = -(-((epoch + 1) * length - stretch.position) // stride)
-            stop = stop if stretch.sequences is None else min(stop, stretch.sequences)
+            first, stop = self._in_epoch(number, source, epoch)
             in_epoch = within[mine] - first
             for window, some in alike(in_epoch // self.window):
                 begin = window * self.window
@@ -124,6 +149,23 @@ class Order:
                 rows = some if isinstance(mine, slice) else mine[some]
                 shuffled[rows] = first + begin + order[in_epoch[some] - begin]
         return shuffled
+
+    def _in_epoch(self, number: int, source: int, epoch: int) -> tuple[int, int]:
+        """Return which of a source's sequences in a segment begin in an epoch: from one up to another."""
+        stretch, stride = self._stretches[number][source], self._stride(self.steps.segments[number])
+        length = self.lines[source].length
+        first = max(0, -(-(epoch * length - stretch.position) // stride))
+        stop = -(-((epoch + 1) * length - stretch.position) // stride)
+        return first, stop if stretch.sequences is None else min(stop, stretch.sequences)
+
+    def _window(self, number: int, source: int, within: int) -> tuple[int, int]:
+        """Return the window of a source's sequence in a segment: from one sequence up to another."""
+        if not self.shuffle:
+            return within, within + 1
+        position = self._stretches[number][source].position + within * self._stride(self.steps.segments[number])
+        first, stop = self._in_epoch(number, source, position // self.lines[source].length)
+        begin = within - (within - first) % self.window
+        return begin, min(begin + self.window, stop)
 
     def _permutation(self, size: int, *key: int) -> Numbers:
         if key not in self._permutations:

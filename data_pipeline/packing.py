@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -41,9 +41,11 @@ class Packing(Protocol):
 
     Args:
         pads: rows may end with padding.
+        shards: the source's, by their numbers in the split.
     """
 
     pads: bool
+    shards: Numbers
 
     def shard_lengths(self) -> Numbers: ...
 
@@ -72,13 +74,13 @@ class Concatenate:
     pads = False
 
     def __init__(self, shards: Sequence[int], tokens: Sequence[int], index: Index):
-        self._shards, self._tokens, self._index = np.array(shards), np.array(tokens, np.int64), index
+        self.shards, self._tokens, self._index = np.array(shards), np.array(tokens, np.int64), index
 
     def shard_lengths(self) -> Numbers:
         return self._tokens
 
     def cell_lengths(self, shard: int) -> Numbers:
-        return self._index(int(self._shards[shard])).token_counts
+        return self._index(int(self.shards[shard])).token_counts
 
     def pieces(self, line: Line, positions: Numbers, length: int) -> Pieces:
         """Follow every row from block to block until it is full, all rows at once."""
@@ -88,7 +90,7 @@ class Concatenate:
         while len(rows):
             places = line.locate(positions[rows] + columns[rows])
             taken = np.minimum(places.left, length + 1 - columns[rows])
-            parts.append(Pieces(rows, columns[rows], self._shards[places.shards], places.cells, places.offsets, taken))
+            parts.append(Pieces(rows, columns[rows], self.shards[places.shards], places.cells, places.offsets, taken))
             columns[rows] += taken
             rows = rows[columns[rows] <= length]
         return parts[0] if len(parts) == 1 else Pieces.joined(parts)
@@ -128,7 +130,7 @@ class BestFit:
     pads = True
 
     def __init__(self, shards: Sequence[int], index: Index, length: int, group_rows: Sequence[Numbers]):
-        self._shards, self._index, self._length, self._group_rows = shards, index, length, group_rows
+        self.shards, self._index, self._length, self._group_rows = np.array(shards), index, length, group_rows
         self._groups: OrderedDict[tuple[int, int], _PackedGroup] = OrderedDict()
 
     def shard_lengths(self) -> Numbers:
@@ -154,8 +156,11 @@ class BestFit:
 
     def _group(self, shard: int, group: int) -> _PackedGroup:
         if (shard, group) not in self._groups:
-            number = self._shards[shard]
+            number = int(self.shards[shard])
             packed = _pack_group(number, self._index(number), group, self._length)
+            # An index that stands in for a lost one has no documents: the rows that there were are empty.
+            empty = self._group_rows[shard][group] + 1 - len(packed.starts)
+            packed = replace(packed, starts=np.append(packed.starts, np.full(empty, packed.starts[-1])))
             remember(self._groups, (shard, group), packed, GROUPS_KEPT)
         return self._groups[shard, group]
 

@@ -31,7 +31,7 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def at(self, chosen: Numbers | slice) -> Pieces:
+    def at(self, chosen: Numbers | NDArray[np.bool_] | slice) -> Pieces:
         return Pieces(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def in_rows(self, rows: Numbers) -> Pieces:

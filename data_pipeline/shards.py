@@ -174,6 +174,21 @@ def load_index(path: Path) -> ShardIndex:
         ) from None
 
 
+def stand_in_index(record: ShardRecord, dtype: str) -> ShardIndex:
+    """Return an index of a shard of which only its record is known: blocks of like lengths, without documents."""
+    nothing = np.zeros(record.blocks, np.int64)
+    return ShardIndex(
+        token_offsets=nothing,
+        token_counts=np.diff(np.arange(record.blocks + 1) * record.tokens // record.blocks),
+        document_counts=nothing,
+        document_ends=np.zeros(0, np.uint32),
+        provenance_offsets=nothing,
+        provenance_sizes=nothing,
+        dtype=dtype,
+        source=record.source,
+    )
+
+
 def rebuild_index(path: Path) -> ShardIndex:
     """Walk a shard's tar, check every header, and return its index.
 

@@ -1,22 +1,24 @@
-"""Copies pieces of blocks out of a dataset folder's shards, which are mapped into memory through their indexes.
+"""Copies pieces of blocks out of a dataset's shards, which are mapped into memory through their indexes.
 
 A shard is checked against the manifest before its first token is used: damaged data is never trained on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from data_pipeline.foundation.errors import Failure, UserError
-from data_pipeline.foundation.files import file_hash
-from data_pipeline.manifest import Manifest, ShardRecord
+from data_pipeline.foundation.errors import UserError
+from data_pipeline.manifest import Manifest, ShardRecord, StoredFile
 from data_pipeline.pieces import Pieces, alike
-from data_pipeline.shards import ShardIndex, load_index
+from data_pipeline.shards import ShardIndex, load_index, stand_in_index
+from data_pipeline.storage.dataset_files import BadFile, DatasetFiles, NoRoom
 
 RUNS_AT_ONCE = 128
 
@@ -25,47 +27,75 @@ class Store:
     """The shards of one split, by their numbers.
 
     Args:
-        folder: of the dataset.
-        manifest: the folder's.
+        files: of the dataset.
+        manifest: the dataset's.
         split: `train` or `validation`.
+        lost: names of files that are bad and left out: a shard isn't read without its tar, nor without its index,
+            which another then stands in for.
 
     Raises:
         UserError: the dataset has no such split.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, split: str):
-        self.folder, self.dtype, self.end_of_document = folder, np.dtype(manifest.dtype), manifest.end_of_document
+    def __init__(self, files: DatasetFiles, manifest: Manifest, split: str, lost: Collection[str] = ()):
+        self.files, self.split, self._lost = files, split, frozenset(lost)
+        self.dtype, self.end_of_document = np.dtype(manifest.dtype), manifest.end_of_document
         self.shards = [record for record in manifest.shards if record.split == split]
         if not self.shards:
             known = ", ".join(sorted({record.split for record in manifest.shards}))
-            raise UserError(f"{folder} has no split `{split}`; it has {known}")
+            raise UserError(f"{files.name} has no split `{split}`; it has {known}")
+        names = [{record.name, record.index_name} for record in self.shards]
+        self.left_out = [shard for shard in range(len(names)) if names[shard] & self._lost]
         self._indexes: dict[int, ShardIndex] = {}
-        self._tokens: dict[int, NDArray] = {}
+        self._tokens: OrderedDict[int, NDArray] = OrderedDict()
 
     def require_files(self) -> None:
-        """Look whether every file is there in its size, without reading any. Raises Failure where one is not."""
-        for record in self.shards:
-            for name, size in ((record.name, record.bytes), (record.index_name, record.index_bytes)):
-                self._require(self.folder / name, size)
+        """Look whether every file is there, as far as can be seen at a glance. Raises BadFile where one is not."""
+        self.files.require(file for record in self.shards for file in (record.tar, record.index))
+
+    def expect(self, now: Sequence[int], later: Sequence[int]) -> None:
+        """Say which shards are read now and which after that: others are let go, these are fetched ahead."""
+        needed = dict.fromkeys((*now, *later))
+        for held in (self._tokens, self._indexes):
+            for shard in [shard for shard in held if shard not in needed]:
+                del held[shard]
+        records = [self.shards[shard] for shard in needed]
+        files = [file for record in records for file in (record.index, record.tar) if file.name not in self._lost]
+        self.files.want(self.split, files)
+
+    def make_way(self) -> None:
+        """Let go of all shards if another process waits for room: to be called while nothing is read."""
+        if self._tokens and self.files.crowded():
+            self._tokens.clear()
+
+    def shard_of(self, file: str) -> int:
+        """Return the number of the shard that a file, its tar or its index, belongs to."""
+        return next(at for at, record in enumerate(self.shards) if file in (record.name, record.index_name))
 
     def index(self, shard: int) -> ShardIndex:
         """Return a shard's index, read when first asked for.
 
         Raises:
-            Failure: it is missing or is not what the manifest says.
+            BadFile: it is missing, can't be reached, or is not what the manifest says.
         """
         if shard not in self._indexes:
-            record = self.shards[shard]
-            path = self.folder / record.index_name
-            self._check(path, record.index_bytes, record.index_xxh3_128)
-            self._indexes[shard] = load_index(path)
+            self._indexes[shard] = self._read_index(self.shards[shard])
         return self._indexes[shard]
+
+    def _read_index(self, record: ShardRecord) -> ShardIndex:
+        if record.index_name in self._lost:
+            return stand_in_index(record, self.dtype.name)
+        with self._open(record.index) as file:
+            index = load_index(Path(file.name))
+        if (len(index.token_counts), index.token_counts.sum()) != (record.blocks, record.tokens):
+            raise BadFile(record.index_name, f"{self.files.name}: {record.index_name} contradicts the manifest")
+        return index
 
     def block(self, shard: int, block: int) -> list[NDArray]:
         """Return the tokens of a block's documents, each with the token that ends it.
 
         Raises:
-            Failure: the shard is missing or is not what the manifest says.
+            BadFile: the shard is missing, can't be reached, or is not what the manifest says.
         """
         index = self.index(shard)
         first = int(index.token_offsets[block]) // self.dtype.itemsize
@@ -77,6 +107,7 @@ class Store:
     def documents(self) -> Iterator[NDArray]:
         """Yield the tokens of all documents in storage order, each with the token that ends it."""
         for shard in range(len(self.shards)):
+            self.expect([shard], range(shard + 1, len(self.shards))[:1])
             for block in range(len(self.index(shard).token_counts)):
                 yield from self.block(shard, block)
 
@@ -87,7 +118,7 @@ class Store:
             rows: (rows, tokens) of the dataset's dtype.
 
         Raises:
-            Failure: a shard is missing or is not what the manifest says.
+            BadFile: a shard is missing, can't be reached, or is not what the manifest says.
         """
         for shard, chosen in alike(pieces.shards):
             self._read_from(shard, pieces.at(chosen), rows)
@@ -110,28 +141,27 @@ class Store:
 
     def _mapped(self, shard: int) -> NDArray:
         if shard not in self._tokens:
-            record = self.shards[shard]
-            path = self.folder / record.name
-            self._check(path, record.bytes, record.xxh3_128)
-            self._tokens[shard] = np.asarray(np.memmap(path, dtype=self.dtype, mode="r"))
+            with self.open(shard) as file:
+                self._tokens[shard] = np.asarray(np.memmap(file, dtype=self.dtype, mode="r"))
+        self._tokens.move_to_end(shard)
         return self._tokens[shard]
 
-    def _check(self, path: Path, size: int, digest: str) -> None:
-        self._require(path, size)
-        if file_hash(path) != digest:
-            raise Failure(f"{path} is damaged: its checksum is not the manifest's; {self._mend}")
+    def open(self, shard: int) -> BinaryIO:
+        """Return a shard's tar, verified and open for reading.
 
-    def _require(self, path: Path, size: int) -> None:
-        if not path.exists():
-            raise Failure(f"{path} is missing: {self._mend}")
-        if path.stat().st_size != size:
-            raise Failure(f"{path} has {path.stat().st_size} bytes instead of {size}: {self._mend}")
+        Raises:
+            BadFile: it is missing, can't be reached, or is not what the manifest says.
+        """
+        return self._open(self.shards[shard].tar)
 
-    @property
-    def _mend(self) -> str:
-        return (
-            f"run `headrace verify source={self.folder}` to see what else is damaged, then restore or prepare it again"
-        )
+    def _open(self, file: StoredFile) -> BinaryIO:
+        while True:
+            try:
+                return self.files.open(file, patient=not self._tokens)
+            except NoRoom:
+                if not self._tokens:
+                    raise
+                self._tokens.popitem(last=False)
 
 
 def records_by_source(records: list[ShardRecord]) -> dict[str, list[int]]:

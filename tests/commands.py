@@ -61,11 +61,15 @@ def run_command(command: Sequence[str], folder: Path, **environment: str) -> Fin
     return Finished(process.returncode, out, err)
 
 
-def start_command(command: Sequence[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
+def start_command(
+    command: Sequence[str], folder: Path, asked: bool = False, **environment: str
+) -> subprocess.Popen[str]:
+    """Start a command in a folder; `asked`: it reads what is written to it."""
     return subprocess.Popen(
         command,
         cwd=folder,
         env=clean_environment(**environment),
+        stdin=subprocess.PIPE if asked else None,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

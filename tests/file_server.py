@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 @dataclass
@@ -40,11 +41,19 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, Served] = {}
         self.ranges_asked: list[str | None] = []
+        self.paths_asked: list[str] = []
         self.over = threading.Event()
 
     def serve(self, name: str, content: bytes, **how: object) -> str:
         """Serve a file from now on; return its URL."""
         self.files[f"/{name}"] = Served(content, **how)  # type: ignore[arg-type]
+        return f"http://127.0.0.1:{self.server_port}/{name}"
+
+    def serve_folder(self, name: str, folder: Path) -> str:
+        """Serve what is in a folder, as it is now; return the folder's URL."""
+        for path in folder.rglob("*"):
+            if path.is_file():
+                self.serve(f"{name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
         return f"http://127.0.0.1:{self.server_port}/{name}"
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -57,6 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.ranges_asked.append(self.headers.get("Range"))
+        self.server.paths_asked.append(self.path)
         served = self.server.files.get(self.path.partition("?")[0])
         fault, _, number = (served.faults.pop(0) if served and served.faults else "fine").partition(" ")
         if served is None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_pipeline.dataset import open_in_storage_order, open_training, stage_tokens
+from data_pipeline.dataset import Dataset, check_cache, open_dataset, open_in_storage_order, open_training, stage_tokens
 from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.errors import UserError
-from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.sequences import Sequences
 from data_pipeline.tokenization.token_bytes import token_bytes
 from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
@@ -39,7 +37,7 @@ class Prepared:
     batch: BatchPlan
     training: Sequences
     validation: Sequences
-    manifest: Manifest
+    dataset: Dataset
     tokenizer: Tokenizer
     token_bytes: NDArray[np.int64]
     run: RunFolder
@@ -59,7 +57,7 @@ class Prepared:
         return [
             f"run      {self.run.path}",
             f"model    {self.model.name}: {self.parameters:,} parameters, vocabulary {self.model.vocabulary_size:,}",
-            f"data     {config.data.path}: {self.manifest.splits['train'].tokens:,} tokens to train on",
+            f"data     {self.dataset.files.name}: {self.dataset.manifest.splits['train'].tokens:,} tokens to train on",
             f"batch    {last.sequences} sequences × {last.length} tokens = {last.sequences * last.length:,} tokens a "
             f"step (micro {batch.micro} × accumulation {accumulation} × {batch.ranks} ranks)",
             *(
@@ -77,24 +75,25 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
 
     Raises:
         UserError: something doesn't fit; the message names it.
-        Failure: the dataset is damaged.
+        Failure: the dataset is damaged, or its server can't be reached.
     """
     config = composed.value
     check_settings(config)
     segments = plan_run(config)
     batch = plan_batches(config.batch, segments, ranks)
-    folder = Path(config.data.path)
-    manifest = load_manifest(folder)
-    tokenizer = load_tokenizer(folder / "tokenizer")
+    dataset = open_dataset(config.data)
+    manifest = dataset.manifest
+    tokenizer = load_tokenizer(dataset.files.folder / "tokenizer")
     if tokenizer.fingerprint != manifest.tokenizer_fingerprint:
         raise UserError(
-            f"{folder / 'tokenizer'} is not the tokenizer that the dataset's tokens were made with: "
+            f"{dataset.files.name}/tokenizer is not the tokenizer that the dataset's tokens were made with: "
             "restore it, or prepare the dataset again"
         )
     model = config.model.resolve(manifest.vocabulary_size, packed=config.data.packing == "best_fit")
-    training = open_training(config.data, config.seed, segments, config.steps)
-    validation = open_in_storage_order(config.data, config.validation.split)
-    for split in (training, validation):
+    training = open_training(dataset, config.seed, segments, config.steps)
+    validation = open_in_storage_order(dataset, config.validation.split)
+    check_cache(dataset, training, validation)
+    for split in (training, validation) if config.data.bad_shards == "stop" else (validation,):
         split.store.require_files()
     run = locate_run(composed, manifest.fingerprint)
     check_run(run, composed)
@@ -107,7 +106,7 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
         batch=batch,
         training=training,
         validation=validation,
-        manifest=manifest,
+        dataset=dataset,
         tokenizer=tokenizer,
         token_bytes=token_bytes(tokenizer, model.vocabulary_size),
         run=run,

@@ -76,6 +76,8 @@ FREE_TO_CHANGE = (
     "batch.micro",
     "checkpoint",
     "cluster",
+    "data.bad_shards",
+    "data.cache",
     "data.path",
     "deepspeed",
     "log_every",

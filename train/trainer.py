@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from data_pipeline.dataset import open_training
 from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.errors import EXIT_STOPPED_EARLY, Failure
 from data_pipeline.foundation.progress import say
-from data_pipeline.loader import Batch, Share, stream
+from data_pipeline.loader import Share
 from train.checkpoint.folder import keep_newest
 from train.checkpoint.load import Found, find_newest_whole, load_checkpoint
 from train.checkpoint.pieces import optimizer_steps
@@ -27,6 +26,7 @@ from train.samples import write_samples
 from train.schedule import rate_factor
 from train.settings import TrainConfig
 from train.stopping import StopRequests
+from train.stream import TrainingStream
 from train.telemetry.run_record import RunRecord
 from train.validation import Validation
 
@@ -43,6 +43,8 @@ class Trainer:
         self.config, self.prepared, self.world = composed.value, prepared, world
         self.run = prepared.run
         world.on_main(lambda: check_run(self.run, composed))
+        datasets = world.gather(self.run.dataset_fingerprint)
+        world.on_main(lambda: self._require_one_dataset(datasets))
         self.found = self._find_checkpoint()
         world.on_main(lambda: open_run(self.run, composed))
         if world.is_main and (warning := slow_format_warning(world.device, self.config.precision.kind)):
@@ -65,6 +67,7 @@ class Trainer:
         if self.found.checkpoint is not None:
             self.state = load_checkpoint(self.engine, self.found.checkpoint)
         self.saved_step = self.state.step
+        self.stream = self._open_stream()
         self.flops_per_token = prepared.model.flops_per_token(self.config.data.sequence_length)
         peaks = world.gather(peak_flops(world.device, self.config.precision.kind))
         self.peak_flops = None if None in peaks else sum(peaks)
@@ -73,12 +76,11 @@ class Trainer:
     def train(self) -> int:
         """Run to the last step, or to where somebody asks for an end; return the exit code."""
         config, record = self.config, self.record
-        batches = self.batches()
         with StopRequests() as requests, record:
             record.begin(self.found)
             try:
                 while self.state.step < config.steps:
-                    self.step(batches)
+                    self.step()
                     reason = self._reason_to_stop(requests)
                     if reason or self._due(config.checkpoint.every):
                         self._save()
@@ -90,15 +92,17 @@ class Trainer:
                 record.failed(self.state.step, error)
                 raise
             finally:
-                batches.close()
+                self.stream.close()
                 self.engine.close()
 
-    def step(self, batches: Iterator[list[Batch]]) -> None:
+    def step(self) -> None:
         """Learn from the next batch, measure what is due and write it down."""
         config, started = self.config, time.perf_counter()
-        mine = next(batches)
+        mine, left_out = self.stream.next(self.state.step)
         waited = time.perf_counter() - started
         step = self.state.step + 1
+        for shard in left_out:
+            self.record.left_out(step, shard)
         rate = config.optimizer.learning_rate * rate_factor(config.schedule, step, config.steps)
         result = self.engine.train_step(mine, self.objective, rate)
         self._refuse_bad_numbers(step, result)
@@ -110,6 +114,7 @@ class Trainer:
             tokens=self.state.tokens + tokens,
             optimizer_steps=self.state.optimizer_steps,
             lineage=self.prepared.lineage,
+            lost=self.stream.lost,
         )
         row: dict[str, Any] = {
             "step": step,
@@ -190,15 +195,28 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0
 
-    def batches(self) -> Generator[list[Batch], None, None]:
-        """Return this rank's stream of steps, from the next one on; close it to end its reading ahead."""
-        share = Share(self.prepared.batch.micro, self.world.rank, self.world.size)
-        yield from stream(self.prepared.training, share, self.state.step, bool(self.prepared.model.document_mask))
+    def _open_stream(self) -> TrainingStream:
+        """Return this rank's stream of steps; close it to end its reading ahead."""
+        config, prepared = self.config, self.prepared
+        segments = prepared.training.order.steps.segments
+        return TrainingStream(
+            prepared.training,
+            lambda lost: open_training(prepared.dataset, config.seed, segments, config.steps, lost),
+            Share(prepared.batch.micro, self.world.rank, self.world.size),
+            bool(prepared.model.document_mask),
+            self.world,
+            config.data.bad_shards == "leave_out",
+            self.state.lost,
+        )
+
+    def _require_one_dataset(self, fingerprints: list[str]) -> None:
+        if len(set(fingerprints)) > 1:
+            raise Failure(f"{self.prepared.dataset.files.name} was replaced while the run was started: start it again")
 
     def _context(self) -> CheckpointContext:
         return CheckpointContext(
             folder=self.run.checkpoints,
-            tokenizer=Path(self.config.data.path) / "tokenizer",
+            tokenizer=self.prepared.dataset.files.folder / "tokenizer",
             model={"model": vars(self.prepared.model), "sequence_length": self.config.data.sequence_length},
             dataset_fingerprint=self.run.dataset_fingerprint,
             configuration_fingerprint=self.run.fingerprint,

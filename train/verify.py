@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.locations import shown, split_scheme
 from data_pipeline.foundation.verb import Request, Verb
 
 
@@ -16,7 +17,7 @@ class VerifyConfig:
     """What to verify.
 
     Args:
-        source: a dataset folder, a checkpoint, or a run's folder for all its checkpoints.
+        source: a dataset folder, a checkpoint, or a run's folder for all its checkpoints; on this machine.
         repair: rebuild a dataset's indexes and manifest from its tars, where those are sound.
     """
 
@@ -33,7 +34,13 @@ def run(request: Request) -> int:
     if request.print_configuration:
         print(composed.yaml(), end="")
         return 0
-    problems = verify(Path(composed.value.source), composed.value.repair)
+    scheme, path = split_scheme(composed.value.source)
+    if scheme != "file":
+        raise UserError(
+            f"source={shown(composed.value.source)}: a dataset is verified where it lies, on the machine that serves "
+            "it. What a run fetches of it is verified as it arrives"
+        )
+    problems = verify(Path(path), composed.value.repair)
     if request.json:
         print(json.dumps({"source": composed.value.source, "problems": problems}, ensure_ascii=False))
     else:

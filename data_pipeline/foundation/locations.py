@@ -19,7 +19,7 @@ import xxhash
 from data_pipeline.foundation.errors import UserError, printable
 from data_pipeline.foundation.http_stream import HttpStream
 from data_pipeline.foundation.object_store import ObjectStream, find_objects
-from data_pipeline.foundation.remote import RemoteFile
+from data_pipeline.foundation.remote import ATTEMPTS, RemoteFile
 
 SCHEMES = ("file", "http", "https", "s3", "gs")
 BUFFER_BYTES = 1 << 20
@@ -82,12 +82,15 @@ def identity(location: str) -> str:
     return digest.hexdigest()
 
 
-def open_location(location: str, start: int = 0) -> BinaryIO:
+def open_location(location: str, start: int = 0, attempts: int = ATTEMPTS) -> BinaryIO:
     """Open a file for reading from byte `start` on, buffered.
 
     A stream from a server that breaks off or stalls goes on at the byte where it did, after a wait that doubles with
     every attempt. Where the server can't send a part, what was delivered is read again and skipped. It can also be
     used to jump to and fro, as readers of Parquet do, which costs a request each time.
+
+    Args:
+        attempts: without progress, before a server is given up.
 
     Raises:
         UserError: the file is missing or forbidden, now or when a broken stream is taken up again.
@@ -96,7 +99,7 @@ def open_location(location: str, start: int = 0) -> BinaryIO:
     """
     scheme, path = split_scheme(location)
     if scheme != "file":
-        return io.BufferedReader(_remote_file(location, start), BUFFER_BYTES)
+        return io.BufferedReader(_remote_file(location, start, attempts), BUFFER_BYTES)
     try:
         file = open(path, "rb", buffering=BUFFER_BYTES)  # noqa: SIM115
     except OSError as error:
@@ -147,12 +150,12 @@ def split_scheme(location: str) -> tuple[str, str]:
 _ALLOWED = f"files may lie at a path or under {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
 
 
-def _remote_file(location: str, start: int) -> RemoteFile:
+def _remote_file(location: str, start: int, attempts: int = ATTEMPTS) -> RemoteFile:
     scheme, path = split_scheme(location)
     if scheme in ("http", "https"):
         name = shown(location)
-        return RemoteFile(name, lambda at, version: HttpStream(location, name, at, version), start)
-    return RemoteFile(location, lambda at, version: ObjectStream(scheme, path, at), start)
+        return RemoteFile(name, lambda at, version: HttpStream(location, name, at, version), start, attempts)
+    return RemoteFile(location, lambda at, version: ObjectStream(scheme, path, at), start, attempts)
 
 
 def _glob(pattern: str) -> Iterator[str]:

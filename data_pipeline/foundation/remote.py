@@ -30,6 +30,10 @@ class Interrupted(Exception):
     """The server could not be reached, or the stream broke: worth another attempt."""
 
 
+class GivenUp(Failure):
+    """There have been enough attempts."""
+
+
 class Stream(Protocol):
     """A file on a server, open for reading once, in order."""
 
@@ -49,8 +53,8 @@ class Stream(Protocol):
 class Patience:
     """Waits between attempts, ever longer, until there have been enough of them."""
 
-    def __init__(self, name: str):
-        self._name = name
+    def __init__(self, name: str, attempts: int = ATTEMPTS):
+        self._name, self._attempts = name, attempts
         self._failed = 0
         self._bytes = 0
 
@@ -60,13 +64,13 @@ class Patience:
             self._failed = 0
 
     def wait(self, error: Interrupted) -> None:
-        """Wait before the next attempt. Raises Failure: there have been enough."""
+        """Wait before the next attempt. Raises GivenUp: there have been enough."""
         self._failed += 1
         self._bytes = 0
-        if self._failed >= ATTEMPTS:
-            raise Failure(
-                f"{self._name} can't be read: {error}; tried {ATTEMPTS} times. Check the network and the server, "
-                "then start the same command again"
+        if self._failed >= self._attempts:
+            raise GivenUp(
+                f"{self._name} can't be read: {error}; tried {self._attempts} times. Check the network and the "
+                "server, then start the same command again"
             ) from None
         time.sleep(FIRST_WAIT_SECONDS * 2 ** (self._failed - 1))
 
@@ -78,17 +82,20 @@ class RemoteFile(io.RawIOBase):
         name: for messages.
         connect: opens the stream at a byte, if the file still has that version.
         start: the first byte to read.
+        attempts: before the server is given up.
 
     Raises:
         UserError: the file is missing or forbidden.
         Failure: the server can't be reached, or the file has changed since it was opened; from reading, too.
     """
 
-    def __init__(self, name: str, connect: Callable[[int, str | None], Stream], start: int = 0):
+    def __init__(
+        self, name: str, connect: Callable[[int, str | None], Stream], start: int = 0, attempts: int = ATTEMPTS
+    ):
         self.name = name
         self._connect = connect
         self._position = start
-        self._patience = Patience(name)
+        self._patience = Patience(name, attempts)
         stream = self._keep_trying(lambda: connect(start, None))
         self._stream: Stream | None = stream
         self.size, self.version = stream.size, stream.version

@@ -18,6 +18,8 @@ from data_pipeline.foundation.files import json_hash, write_json, write_text
 if TYPE_CHECKING:
     import tokenizers
 
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+"""What a saved tokenizer consists of."""
 COMMON_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>", "[SEP]", "[EOS]")
 
 
@@ -71,9 +73,10 @@ class Tokenizer:
         }
         if self.chat_template is not None:
             configuration["chat_template"] = self.chat_template
-        write_text(folder / "tokenizer.json", self.backend.to_str(pretty=True))
-        write_json(folder / "tokenizer_config.json", configuration)
-        write_json(folder / "special_tokens_map.json", {"eos_token": self.end_of_document_name})
+        tokenizer, configuration_name, special_tokens = FILES
+        write_text(folder / tokenizer, self.backend.to_str(pretty=True))
+        write_json(folder / configuration_name, configuration)
+        write_json(folder / special_tokens, {"eos_token": self.end_of_document_name})
 
 
 def load_tokenizer(path: Path, end_of_document: str | None = None) -> Tokenizer:

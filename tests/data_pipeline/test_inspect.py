@@ -10,7 +10,7 @@ import yaml
 from generated_corpus import generated_texts, prepare_texts
 
 from data_pipeline.curriculum import RampConfig, plan_segments
-from data_pipeline.dataset import DataConfig, open_training
+from data_pipeline.dataset import DataConfig, open_dataset, open_training
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.inspect import VERB, InspectConfig, inspect
 from data_pipeline.loader import read_steps
@@ -55,7 +55,7 @@ def test_a_document_says_where_it_came_from(dataset):
 
 def test_a_step_shows_what_the_run_reads(run, dataset):
     tokenizer = load_tokenizer(dataset / "tokenizer")
-    data = DataConfig(str(dataset), 64, window=16)
+    data = open_dataset(DataConfig(str(dataset), 64, window=16))
     sequences = open_training(data, 3, plan_segments(64, 4, batch_ramp=RampConfig(2, 1000, 1)), 50)
     for step in (1, 20):
         numbers = sequences.order.steps.numbers(step - 1)

@@ -73,6 +73,28 @@ def test_a_few_shards_at_a_time_are_read():
     assert max(np.count_nonzero(np.diff(window)) for window in shards) > 3
 
 
+@given(SHARDS, some.integers(1, 9), some.integers(0, 200), some.integers(0, 100))
+def test_the_shards_of_a_stretch_and_of_what_comes_behind_are_known(shards, together, first, more):
+    line = make_line(shards, together)
+    # In each epoch every shard is in one window; two that follow each other never have a position in common.
+    laid = []
+    for epoch in range((first + more) // line.length + 2):
+        found = line.locate(np.arange(epoch * line.length, (epoch + 1) * line.length)).shards.tolist()
+        while found:
+            (window,) = [set(each.tolist()) for each in line._epoch(epoch).shards if found[0] in each]
+            laid.append((len([shard for shard in found if shard in window]), window))
+            found = [shard for shard in found if shard not in window]
+    ends = np.cumsum([length for length, _ in laid]).tolist()
+    begin, end = (next(at for at, stop in enumerate(ends) if stop > position) for position in (first, first + more))
+    windows = [set(window.tolist()) for window in line.windows(first, first + more)]
+    assert windows == [window for _, window in laid[begin : end + 2]]
+
+
+def test_two_windows_are_needed_at_once_or_as_many_as_are_touched():
+    line = make_line([[5, 5, 5, 5]] * 12, together=3)  # windows of 60
+    assert [line.shards_at_once(positions) for positions in (1, 59, 60, 61, 120, 121, 10**6)] == [6, 6, 6, 9, 9, 12, 12]
+
+
 def test_other_identities_and_epochs_are_other_orders():
     shards = [[4] * 10] * 10
     lines = [make_line(shards, identity=identity) for identity in ("a 0", "a 1", "b 0")]

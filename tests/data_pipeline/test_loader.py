@@ -15,7 +15,7 @@ import torch
 from plain_reading import plain_blocks
 
 from data_pipeline.curriculum import NO_RAMP, RampConfig, StageConfig, plan_segments
-from data_pipeline.dataset import DataConfig, open_in_storage_order, open_training
+from data_pipeline.dataset import DataConfig, open_dataset, open_in_storage_order, open_training
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.loader import IGNORED, Batch, Share, read_ahead, read_steps, stream
 from data_pipeline.sequences import Sequences
@@ -27,7 +27,7 @@ PACKINGS = ("concatenate", "best_fit")
 def opened(dataset: Path, seed: int = 3, batch_ramp: RampConfig = NO_RAMP, batch: int = BATCH, **more) -> Sequences:
     config = DataConfig(str(dataset), **{"sequence_length": LENGTH, "window": 64, **more})
     segments = plan_segments(config.sequence_length, batch, config.stages, config.ramp, batch_ramp)
-    return open_training(config, seed, segments, 100)
+    return open_training(open_dataset(config), seed, segments, 100)
 
 
 def take(batches, count: int) -> list[list[Batch]]:
@@ -112,7 +112,7 @@ def test_counted_rows_are_kept_and_what_is_damaged_is_counted_again(small_datase
 
 
 def test_validation_is_read_in_storage_order(small_dataset):
-    sequences = open_in_storage_order(DataConfig(str(small_dataset), LENGTH), "validation")
+    sequences = open_in_storage_order(open_dataset(DataConfig(str(small_dataset), LENGTH)), "validation")
     line = np.concatenate([tokens for tokens, _ in plain_blocks(small_dataset, "validation")])
     for number, row in enumerate(epoch_of_rows(sequences)):
         assert row.tolist() == line[number * LENGTH : (number + 1) * LENGTH + 1].tolist()
@@ -202,7 +202,7 @@ def test_a_damaged_shard_stops_the_stream_by_name(own_dataset):
 
 def test_a_split_shorter_than_a_sequence_is_refused(small_dataset):
     with pytest.raises(UserError, match=r"split `validation`.*shorten data.sequence_length"):
-        open_in_storage_order(DataConfig(str(small_dataset), 1 << 20), "validation")
+        open_in_storage_order(open_dataset(DataConfig(str(small_dataset), 1 << 20)), "validation")
     with pytest.raises(UserError, match=r"split `train`.*shorten data.sequence_length"):
         opened(small_dataset, sequence_length=1 << 20)
 

@@ -151,6 +151,24 @@ def test_however_a_run_is_shaped_stopped_and_divided_nothing_is_left_out_or_repe
 
 
 @settings(max_examples=examples(60))
+@given(runs(), some.integers(1, 20))
+def test_what_is_read_together_and_up_to_where_is_known_from_numbers(run, steps):
+    order = run.order()
+    farthest = [0] * len(order.lines)
+    for step in range(steps):
+        assert all(far <= reached for far, reached in zip(farthest, order.reached(step)))
+        bounds = {source: (first, last) for source, first, last in order.reach(np.array(order.steps.numbers(step)))}
+        taken = consume(order, range(step, step + 1))[0]
+        assert bounds.keys() == {source for source, _, _ in taken}
+        for source, position, length in taken:
+            first, last = bounds[source]
+            assert first <= position and position + (0 if run.packed else length) <= last
+            farthest[source] = max(farthest[source], position + (1 if run.packed else length))
+    slack = [reached - used for reached, used in zip(order.reached(steps), order.consumed(steps))]
+    assert all(0 <= each < order.longest_window for each in slack)
+
+
+@settings(max_examples=examples(60))
 @given(runs(), some.integers(1, 30), some.randoms(use_true_random=False))
 def test_where_a_sequence_lies_depends_on_its_number_alone(run, steps, draw):
     numbers = np.arange(run.order().steps.numbers(steps).stop)

@@ -9,7 +9,7 @@ import pytest
 from generated_corpus import generated_texts, prepare_texts
 
 from data_pipeline.curriculum import plan_segments
-from data_pipeline.dataset import DataConfig, open_training
+from data_pipeline.dataset import DataConfig, open_dataset, open_training
 from data_pipeline.inspect import _excerpts
 from data_pipeline.tokenization.tokenizer import load_tokenizer
 
@@ -35,7 +35,8 @@ def delivered(tmp_path_factory) -> np.ndarray:
     folder, _ = prepare_texts(
         tmp_path_factory.mktemp("shuffle"), generated_texts(DOCUMENTS), "block_tokens=2000", "shard_tokens=20000"
     )
-    sequences = open_training(DataConfig(str(folder), 64, window=512), 0, plan_segments(64, 8), 10)
+    dataset = open_dataset(DataConfig(str(folder), 64, window=512))
+    sequences = open_training(dataset, 0, plan_segments(64, 8), 10)
     tokenizer = load_tokenizer(folder / "tokenizer")
     met: dict[int, None] = {}
     for number in range(sequences.per_epoch):

@@ -13,11 +13,12 @@ from plain_reading import plain_blocks
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.manifest import load_manifest
 from data_pipeline.pieces import Pieces
+from data_pipeline.storage.dataset_files import LocalFiles
 from data_pipeline.store import Store
 
 
 def open_store(dataset: Path, split: str = "train") -> Store:
-    return Store(dataset, load_manifest(dataset), split)
+    return Store(LocalFiles(dataset), load_manifest(dataset), split)
 
 
 def numbered(store: Store) -> list[tuple[int, int]]:

@@ -52,6 +52,7 @@ class TrainerState:
         optimizer_steps: updates made, fewer than `step` where some were skipped.
         loss_scaler: state of fp16's loss scale.
         lineage: the run, its dataset and its configuration, by name and fingerprint.
+        lost: bad files of the dataset whose shards are left out.
     """
 
     step: int
@@ -60,6 +61,7 @@ class TrainerState:
     optimizer_steps: int
     loss_scaler: dict[str, float] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class EvaluateConfig:
 
     Args:
         source: a run's folder or a checkpoint.
-        data: a dataset folder; None for the one that the run was trained with.
+        data: a dataset folder, here or at a URL; None for the one that the run was trained with.
         split: of the dataset.
         text: a text file to score instead of a dataset.
         sequence_length: tokens of a window; None for what the model was trained with.
@@ -135,16 +135,19 @@ def table(result: dict[str, Any]) -> str:
 def _text(config: EvaluateConfig, loaded: Loaded) -> Text:
     import yaml
 
+    from data_pipeline.dataset import CacheConfig, DataConfig, open_dataset
     from train.evaluate.text import file_text, split_text
 
     if config.text is not None:
         return file_text(Path(config.text), loaded.tokenizer)
-    folder = config.data
-    if folder is None:
-        if loaded.run is None:
-            raise UserError("a checkpoint outside of its run says nothing of its data: give data=FOLDER or text=FILE")
-        folder = yaml.safe_load((loaded.run / "config.yaml").read_text(encoding="utf-8"))["data"]["path"]
-    return split_text(Path(folder), config.split, loaded.tokenizer)
+    if config.data is not None:
+        data = DataConfig(config.data)
+    elif loaded.run is not None:
+        of_run = yaml.safe_load((loaded.run / "config.yaml").read_text(encoding="utf-8"))["data"]
+        data = DataConfig(of_run["path"], cache=CacheConfig(**of_run.get("cache", {})))
+    else:
+        raise UserError("a checkpoint outside of its run says nothing of its data: give data=FOLDER or text=FILE")
+    return split_text(open_dataset(data), config.split, loaded.tokenizer)
 
 
 VERB = Verb(
@@ -153,7 +156,7 @@ VERB = Verb(
     run=run,
     keys=(
         ("source", "a run's folder or a checkpoint"),
-        ("data", "a dataset folder; the run's own if left out"),
+        ("data", "a dataset folder or its URL; the run's own if left out"),
         ("split", "validation or train"),
         ("text", "a text file instead of a dataset"),
         ("overlap", "tokens of each window that are context only"),

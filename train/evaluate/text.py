@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.dataset import Dataset
 from data_pipeline.foundation.errors import UserError
-from data_pipeline.manifest import load_manifest
 from data_pipeline.store import Store
 from data_pipeline.tokenization.tokenizer import Tokenizer
 
@@ -36,21 +36,22 @@ class Text:
         return {name: 8.0 * size / max(1, len(self.content)) for name, size in sizes.items()}
 
 
-def split_text(folder: Path, split: str, tokenizer: Tokenizer) -> Text:
+def split_text(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Text:
     """Read a whole split of a dataset, documents in storage order, each with its end.
 
     Raises:
-        UserError: no such dataset or split, or it was made with another tokenizer than the model's.
+        UserError: no such split, or the dataset was made with another tokenizer than the model's.
         Failure: the dataset is damaged.
     """
-    manifest = load_manifest(folder)
-    if manifest.tokenizer_fingerprint != tokenizer.fingerprint:
-        raise UserError(f"{folder} was made with another tokenizer than the model's: its tokens mean something else")
-    store = Store(folder, manifest, split)
-    documents = list(store.documents())
+    name = dataset.files.name
+    if dataset.manifest.tokenizer_fingerprint != tokenizer.fingerprint:
+        raise UserError(f"{name} was made with another tokenizer than the model's: its tokens mean something else")
+    store = Store(dataset.files, dataset.manifest, split)
+    # Copied, for as long as its documents are held a shard takes up room in the cache.
+    documents = [document.copy() for document in store.documents()]
     tokens = np.concatenate([[tokenizer.end_of_document], *documents]).astype(np.int64)
     content = "".join(tokenizer.decode(document[:-1].tolist()) for document in documents).encode()
-    return Text(f"{folder} {split}", tokens, content)
+    return Text(f"{name} {split}", tokens, content)
 
 
 def file_text(path: Path, tokenizer: Tokenizer) -> Text:

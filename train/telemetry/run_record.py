@@ -6,6 +6,7 @@ Only rank 0 tells; on the others every call does nothing.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from train.distributed import World
     from train.preflight import Prepared
     from train.settings import TrainConfig
+    from train.stream import LeftOut
 
 
 SAMPLE_CHARACTERS = 160
@@ -76,6 +78,14 @@ class RunRecord(AbstractContextManager):
             self._recorder.metrics(row)
             self._tracker.log(row["step"], row)
             self._display.update(row)
+
+    def left_out(self, step: int, shard: LeftOut) -> None:
+        """Record that from a step on nothing is learnt from a shard."""
+        if self._world.is_main:
+            self._recorder.event("shard_left_out", step, **asdict(shard))
+            self._display.note(
+                f"step {step:,}, {shard.file} is left out, and with it {shard.tokens:,} tokens an epoch: {shard.reason}"
+            )
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         """Record text that the model wrote."""
