@@ -16,6 +16,7 @@ from data_pipeline.mixture import Mixture
 from data_pipeline.order import DEFAULT_WINDOW, Order
 from data_pipeline.packed_rows import rows_of_shards
 from data_pipeline.packing import KINDS, BestFit, Concatenate, Packing
+from data_pipeline.raw_settings import RawConfig
 from data_pipeline.sequences import Sequences
 from data_pipeline.shares import stage_shares
 from data_pipeline.storage.dataset_files import DatasetFiles, LocalFiles
@@ -31,6 +32,7 @@ class DataConfig:
 
     Args:
         path: a dataset folder that `headrace prepare` wrote, here or at a URL (http, https, s3, gs).
+        raw: text to stream as it comes, instead of a dataset, if `raw.paths` are given.
         sequence_length: tokens of a model's input, T.
         packing: `concatenate`, or `best_fit`, which cuts no document that could be whole.
         window: sequences that are shuffled among themselves, on top of the shuffled blocks.
@@ -44,7 +46,8 @@ class DataConfig:
             `leave_out` of what is learnt. Shards of the validation split always stop it.
     """
 
-    path: str = "???"
+    path: str | None = None
+    raw: RawConfig = field(default_factory=RawConfig)
     sequence_length: int = 256
     packing: str = "concatenate"
     window: int = DEFAULT_WINDOW
@@ -79,6 +82,8 @@ def open_dataset(config: DataConfig) -> Dataset:
         Failure: the server can't be reached.
     """
     check_data(config)
+    if config.path is None:
+        raise UserError("data.raw.paths: raw text is no dataset: make it one with `headrace prepare`")
     scheme, path = split_scheme(config.path)
     if scheme == "file":
         return Dataset(config, load_manifest(Path(path)), LocalFiles(Path(path)))
@@ -156,7 +161,11 @@ def check_cache(dataset: Dataset, *splits: Sequences) -> None:
 
 
 def check_data(config: DataConfig) -> None:
-    """Refuse settings that can't work with any dataset. Raises UserError."""
+    """Refuse settings that can't work with any data. Raises UserError."""
+    if config.raw.paths:
+        _check_raw(config)
+    elif config.path is None:
+        raise UserError("data.path is missing: give a dataset folder, here or at a URL, that `headrace prepare` wrote")
     if config.bad_shards not in BAD_SHARDS:
         raise UserError(f"data.bad_shards={config.bad_shards}: there are {', '.join(BAD_SHARDS)}")
     if not config.cache.gigabytes > 0 or config.cache.ahead < 0:
@@ -173,6 +182,23 @@ def check_data(config: DataConfig) -> None:
             "data.packing=best_fit packs all documents for one length, so neither data.ramp nor a stage's "
             "sequence_length goes with it: leave them out, or take data.packing=concatenate"
         )
+
+
+def _check_raw(config: DataConfig) -> None:
+    config.raw.check()
+    mixed = config.weights or config.epochs or any(stage.weights or stage.epochs for stage in config.stages)
+    refused = {
+        "path": config.path is not None,
+        "packing": config.packing != "concatenate",
+        "bad_shards": config.bad_shards != "stop",
+        "weights, data.epochs": bool(mixed),
+    }
+    for key, given in refused.items():
+        if given:
+            raise UserError(
+                f"data.{key} does nothing for raw text, which is read as it comes: leave it out, or prepare the text "
+                "and give the dataset with data.path instead of data.raw.paths"
+            )
 
 
 def stage_tokens(segments: Sequence[Segment], steps: int) -> dict[int, int]:

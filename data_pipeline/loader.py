@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data_pipeline.curriculum import Steps
 from data_pipeline.order import rank_share
-from data_pipeline.sequences import Rows, Sequences
+from data_pipeline.sequences import Rows, Sequences, SequenceSource
 
 CHUNK_TOKENS = 1 << 20
 """Steps are read together until they have as many tokens."""
@@ -77,27 +77,31 @@ def stream(
         with_documents: tell where documents end.
     """
     return webdataset.DataPipeline(
-        lambda: chunks_of_steps(sequences.order.steps, share, first_step),
+        lambda: chunks_of_steps(sequences.order.steps, share, first_step, CHUNK_TOKENS),
         lambda chunks: (Chunk(steps, read_steps(sequences, steps, with_documents)) for steps in chunks),
         lambda chunks: read_ahead(chunks, CHUNKS_AHEAD, sequences.store.make_way),
         lambda chunks: (batches for chunk in chunks for batches in batches_of_steps(chunk, share.micro)),
     )
 
 
-def chunks_of_steps(steps: Steps, share: Share, first_step: int) -> Iterator[list[range]]:
-    """Yield the numbers of this rank's sequences, step by step, a few steps of one segment at a time."""
+def chunks_of_steps(steps: Steps, share: Share, first_step: int, tokens: int) -> Iterator[list[range]]:
+    """Yield the numbers of this rank's sequences, step by step, a few steps of one segment at a time.
+
+    Args:
+        tokens: of the steps that are put together, about.
+    """
     step = first_step
     while True:
         segment = steps.segment(step)
         per_step = segment.sequences // share.ranks * segment.length
-        count = max(1, CHUNK_TOKENS // per_step)
+        count = max(1, tokens // per_step)
         if segment.steps is not None:
             count = min(count, segment.first_step + segment.steps - step)
         yield [rank_share(steps.numbers(each), share.rank, share.ranks) for each in range(step, step + count)]
         step += count
 
 
-def read_steps(sequences: Sequences, steps: list[range], with_documents: bool) -> Rows:
+def read_steps(sequences: SequenceSource, steps: list[range], with_documents: bool) -> Rows:
     """Return the rows of a few steps behind one another."""
     numbers = np.concatenate([np.arange(numbers.start, numbers.stop) for numbers in steps])
     return sequences.read(numbers, with_documents)

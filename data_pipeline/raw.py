@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import numpy as np
 import webdataset
@@ -23,30 +23,18 @@ from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.progress import say
 from data_pipeline.loader import CHUNKS_AHEAD, Chunk, Share, batches_of_steps, chunks_of_steps, read_ahead
 from data_pipeline.permutation import permutation
+from data_pipeline.pieces import Numbers
+from data_pipeline.raw_settings import RawConfig
 from data_pipeline.readers.document import Document, Unit
 from data_pipeline.readers.files import Files
-from data_pipeline.readers.input import ReadingConfig
 from data_pipeline.sequences import Rows
 from data_pipeline.tokenization.encoding import EncodersDifferError, FastEncoder, why_not_fast
 from data_pipeline.tokenization.tokenizer import Tokenizer
 
 DOCUMENTS_TOGETHER = 64
 PROOF_DOCUMENTS = 64
-
-
-@dataclass
-class RawConfig(ReadingConfig):
-    """Settings of streamed text.
-
-    Args:
-        tokenizer: a `tokenizer.json`, or a folder with one.
-        validation: files that are measured on; nothing is measured without.
-        buffer: documents that are shuffled among themselves.
-    """
-
-    tokenizer: str | None = None
-    validation: list[str] = field(default_factory=list)
-    buffer: int = 1000
+CHUNK_TOKENS = 1 << 16
+"""Steps are read together until they have as many tokens: encoding takes its time, and nobody should wait for it."""
 
 
 class RawText:
@@ -65,8 +53,6 @@ class RawText:
         self.tokenizer, self.steps, self.seed = tokenizer, Steps(segments), seed
         self._config, self._files = config, Files(config, "raw", "data.raw")
         self.shards = [Unit(unit.source, (piece,), unit.bytes) for unit in self._files.units() for piece in unit.pieces]
-        if config.buffer < 1:
-            raise UserError(f"data.raw.buffer={config.buffer} must be at least 1")
 
     def stream(self, share: Share, first_step: int) -> webdataset.DataPipeline:
         """Return the steps of a rank from one on, each a list of micro-batches.
@@ -89,6 +75,35 @@ class RawText:
             lambda chunks: read_ahead(chunks, CHUNKS_AHEAD),
             lambda chunks: (batches for chunk in chunks for batches in batches_of_steps(chunk, share.micro)),
         )
+
+    def held_out(self, length: int, sequences: int | None) -> HeldOutText | None:
+        """Read the text that is measured on; None where none is named.
+
+        Args:
+            length: T of its sequences.
+            sequences: the first ones that are kept, in memory; all of them if None.
+
+        Raises:
+            UserError: less than one sequence, or a text that can't be read.
+        """
+        if not self._config.validation:
+            return None
+        files = Files(replace(self._config, paths=self._config.validation), "validation", "data.raw")
+        texts = (item.text for unit in files.units() for item in files.read(unit) if isinstance(item, Document))
+        ends: list[int] = []
+        parts: list[NDArray] = []
+        size = 0
+        for document in self._encoded(texts):
+            parts.append(document)
+            size += len(document)
+            ends.append(size)
+            if sequences is not None and size > sequences * length:
+                break
+        if size <= length:
+            raise UserError(f"data.raw.validation: {size} tokens are less than one sequence of {length} + 1")
+        count = (size - 1) // length
+        rows = _rows(np.concatenate(parts), np.array(ends), min(count, sequences or count), length)
+        return HeldOutText(rows, length)
 
     def _documents(self, share: Share, first_step: int) -> Iterator[str]:
         """Yield the texts of a rank's shards, pass after pass, each in another order."""
@@ -121,7 +136,7 @@ class RawText:
         """Lay documents end to end and cut the line every T tokens; the last of one sequence begins the next."""
         line: list[NDArray] = []
         size = 0
-        for steps in chunks_of_steps(self.steps, share, first_step):
+        for steps in chunks_of_steps(self.steps, share, first_step, CHUNK_TOKENS):
             rows, length = sum(map(len, steps)), self.steps.segment(first_step).length
             while size <= rows * length:
                 line.append(next(documents))
@@ -131,6 +146,31 @@ class RawText:
             yield Chunk(steps, _rows(tokens, ends, rows, length))
             line = [tokens[rows * length :]]
             size = len(line[0])
+
+
+class HeldOutText:
+    """Sequences that are kept in memory, to measure the same ones again and again.
+
+    Args:
+        rows: all of them.
+        length: T.
+    """
+
+    def __init__(self, rows: Rows, length: int):
+        self._rows, self.length = rows, length
+
+    @property
+    def per_epoch(self) -> int:
+        return len(self._rows.tokens)
+
+    def read(self, numbers: Numbers, with_documents: bool = False) -> Rows:
+        """Return sequences by their numbers."""
+        assert self._rows.document_ends is not None
+        ends = [self._rows.document_ends[number] for number in numbers]
+        return Rows(self._rows.tokens[numbers], None, ends if with_documents else None)
+
+    def rest(self) -> None:
+        """Do nothing: what is in memory stays there."""
 
 
 def _rows(tokens: NDArray, ends: NDArray[np.int64], rows: int, length: int) -> Rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,28 @@ class Rows:
     document_ends: list[list[int]] | None
 
 
+class SequenceSource(Protocol):
+    """Sequences that are read by number, of one length."""
+
+    @property
+    def length(self) -> int:
+        """T."""
+        ...
+
+    @property
+    def per_epoch(self) -> int:
+        """How many there are."""
+        ...
+
+    def read(self, numbers: Numbers, with_documents: bool = False) -> Rows:
+        """Return sequences. Raises BadFile: a file that they lie in can't be read."""
+        ...
+
+    def rest(self) -> None:
+        """Give up what is held only to read faster: nothing will be read for a while."""
+        ...
+
+
 class Sequences:
     """Reads sequences by number.
 
@@ -45,8 +68,17 @@ class Sequences:
     @property
     def per_epoch(self) -> int:
         """Whole sequences of the first length in one pass over the first source."""
-        line, length = self.order.lines[0], self.order.steps.segments[0].length
-        return line.length if self.order.packed else (line.length - 1) // length
+        line = self.order.lines[0]
+        return line.length if self.order.packed else (line.length - 1) // self.length
+
+    @property
+    def length(self) -> int:
+        """T of the first sequences."""
+        return self.order.steps.segments[0].length
+
+    def rest(self) -> None:
+        """Let go of all shards, which take up room in a cache, until the next time."""
+        self.store.expect([], [])
 
     def read(self, numbers: Numbers, with_documents: bool = False) -> Rows:
         """Assemble sequences of one segment. Where a shard is left out, they have end-of-document tokens.
@@ -82,7 +114,7 @@ class Sequences:
             for packing in self.packings
             for at in np.flatnonzero(packing.shards == shard)
         )
-        sequences = length if self.order.packed else length // self.order.steps.segments[0].length
+        sequences = length if self.order.packed else length // self.length
         return sequences, self.store.shards[shard].tokens
 
     def begun(self, shard: int, step: int) -> bool:

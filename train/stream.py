@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from data_pipeline.foundation.errors import Failure
 from data_pipeline.loader import Batch, Share, stream
+from data_pipeline.raw import RawText
 from data_pipeline.sequences import Sequences
 from data_pipeline.storage.dataset_files import BadFile
 from train.distributed import World
@@ -28,8 +30,47 @@ class LeftOut:
     tokens: int
 
 
-class TrainingStream:
-    """The steps of a rank, one after another.
+class Stream(Protocol):
+    """The steps of a rank, one after another."""
+
+    @property
+    def lost(self) -> list[str]:
+        """Bad files whose shards are left out."""
+        ...
+
+    def next(self, step: int) -> tuple[list[Batch], list[LeftOut]]:
+        """Return the micro-batches of the step that follows `step`, and what all ranks leave out from it on.
+
+        Steps must be asked for one after another. Every rank calls it.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the reading ahead."""
+        ...
+
+
+class RawStream:
+    """The steps of a rank in raw text."""
+
+    def __init__(self, text: RawText, share: Share):
+        self.lost: list[str] = []
+        self._text, self._share = text, share
+        self._steps: Iterator[list[Batch]] | None = None
+
+    def next(self, step: int) -> tuple[list[Batch], list[LeftOut]]:
+        if self._steps is None:
+            self._steps = iter(self._text.stream(self._share, step))
+        return next(self._steps), []
+
+    def close(self) -> None:
+        if self._steps is not None:
+            self._steps.close()  # type: ignore[attr-defined]
+            self._steps = None
+
+
+class DatasetStream:
+    """The steps of a rank in a dataset.
 
     A shard that is left out changes nothing in the order: its tokens are there, and nothing is learnt from them. So
     all ranks can open the order anew without it, in the middle of a run, and go on at the same step.
@@ -60,9 +101,7 @@ class TrainingStream:
         self._steps: Iterator[list[Batch]] | None = None
 
     def next(self, step: int) -> tuple[list[Batch], list[LeftOut]]:
-        """Return the micro-batches of the step that follows `step`, and what all ranks leave out from it on.
-
-        Steps must be asked for one after another. Every rank calls it.
+        """See `Stream.next`.
 
         Raises:
             BadFile: a shard is bad, and it may not be left out.

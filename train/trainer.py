@@ -7,7 +7,6 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from data_pipeline.dataset import open_training
 from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.errors import EXIT_STOPPED_EARLY, Failure
 from data_pipeline.foundation.progress import say
@@ -26,7 +25,6 @@ from train.samples import write_samples
 from train.schedule import rate_factor
 from train.settings import TrainConfig
 from train.stopping import StopRequests
-from train.stream import TrainingStream
 from train.telemetry.run_record import RunRecord
 from train.validation import Validation
 
@@ -61,13 +59,15 @@ class Trainer:
             self.config.deepspeed,
         )
         self.objective = build_objective(self.config.objective, bool(prepared.model.document_mask))
-        self.validation = Validation(self.config.validation, prepared.validation, prepared.token_bytes)
+        held_out = prepared.data.held_out
+        self.validation = Validation(self.config.validation, held_out, prepared.token_bytes) if held_out else None
         seed_random_state(self.config.seed, world.rank)
         self.state = TrainerState(0, 0, 0, 0, lineage=prepared.lineage)
         if self.found.checkpoint is not None:
             self.state = load_checkpoint(self.engine, self.found.checkpoint)
         self.saved_step = self.state.step
-        self.stream = self._open_stream()
+        share = Share(prepared.batch.micro, world.rank, world.size)
+        self.stream = prepared.data.stream(share, bool(prepared.model.document_mask), world, self.state.lost)
         self.flops_per_token = prepared.model.flops_per_token(self.config.data.sequence_length)
         peaks = world.gather(peak_flops(world.device, self.config.precision.kind))
         self.peak_flops = None if None in peaks else sum(peaks)
@@ -110,7 +110,7 @@ class Trainer:
         tokens = result.targets
         self.state = TrainerState(
             step=step,
-            sequences=self.prepared.training.order.steps.numbers(step).start,
+            sequences=self.prepared.data.steps.numbers(step).start,
             tokens=self.state.tokens + tokens,
             optimizer_steps=self.state.optimizer_steps,
             lineage=self.prepared.lineage,
@@ -128,7 +128,7 @@ class Trainer:
             "step_seconds": seconds,
             "memory_bytes": peak_memory(self.world.device),
         }
-        if self._due(config.validation.every) or step == config.steps:
+        if self.validation and (self._due(config.validation.every) or step == config.steps):
             row |= self.validation.measure(self.engine, self.objective)
         if self._due(config.samples.every) or step == config.steps:
             self._write_samples(step)
@@ -188,35 +188,21 @@ class Trainer:
             )
 
     def _write_samples(self, step: int) -> None:
-        written = write_samples(self.engine, self.config.samples, self.prepared.tokenizer, self.config.seed)
+        written = write_samples(self.engine, self.config.samples, self.prepared.data.tokenizer, self.config.seed)
         for prompt, text in written:
             self.record.sample(step, prompt, text)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0
 
-    def _open_stream(self) -> TrainingStream:
-        """Return this rank's stream of steps; close it to end its reading ahead."""
-        config, prepared = self.config, self.prepared
-        segments = prepared.training.order.steps.segments
-        return TrainingStream(
-            prepared.training,
-            lambda lost: open_training(prepared.dataset, config.seed, segments, config.steps, lost),
-            Share(prepared.batch.micro, self.world.rank, self.world.size),
-            bool(prepared.model.document_mask),
-            self.world,
-            config.data.bad_shards == "leave_out",
-            self.state.lost,
-        )
-
     def _require_one_dataset(self, fingerprints: list[str]) -> None:
         if len(set(fingerprints)) > 1:
-            raise Failure(f"{self.prepared.dataset.files.name} was replaced while the run was started: start it again")
+            raise Failure(f"{self.prepared.data.name} was replaced while the run was started: start it again")
 
     def _context(self) -> CheckpointContext:
         return CheckpointContext(
             folder=self.run.checkpoints,
-            tokenizer=self.prepared.dataset.files.folder / "tokenizer",
+            tokenizer=self.prepared.data.tokenizer,
             model={"model": vars(self.prepared.model), "sequence_length": self.config.data.sequence_length},
             dataset_fingerprint=self.run.dataset_fingerprint,
             configuration_fingerprint=self.run.fingerprint,

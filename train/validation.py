@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_pipeline.loader import IGNORED, Batch, batch_of_rows, read_steps
-from data_pipeline.sequences import Sequences
+from data_pipeline.sequences import SequenceSource
 from train.engine import Engine
 from train.objective import Objective
 
@@ -38,7 +38,7 @@ class Validation:
         token_bytes: (vocabulary,) UTF-8 bytes that each token stands for.
     """
 
-    def __init__(self, config: ValidationConfig, source: Sequences, token_bytes: NDArray[np.int64]):
+    def __init__(self, config: ValidationConfig, source: SequenceSource, token_bytes: NDArray[np.int64]):
         self.source, self.token_bytes = source, torch.from_numpy(token_bytes)
         self.sequences = min(config.sequences or source.per_epoch, source.per_epoch)
 
@@ -55,7 +55,7 @@ class Validation:
                 counted = batch.targets >= 0
                 totals[1] += int(counted.sum())
                 totals[2] += int(self.token_bytes[batch.targets[counted]].sum())
-        self.source.store.expect([], [])  # shards that are held take up room until the next time
+        self.source.rest()
         loss, targets, text_bytes = world.sum(totals.to(world.device)).tolist()
         mean = loss / targets
         return {
@@ -67,6 +67,5 @@ class Validation:
     def _batch(self, numbers: range) -> Batch:
         if numbers:
             return batch_of_rows(read_steps(self.source, [numbers], with_documents=True), 0, numbers)
-        length = self.source.order.steps.segments[0].length
-        nothing = torch.zeros((1, length), dtype=torch.int64)
-        return Batch(nothing, nothing + IGNORED, [[length]], numbers)
+        nothing = torch.zeros((1, self.source.length), dtype=torch.int64)
+        return Batch(nothing, nothing + IGNORED, [[self.source.length]], numbers)

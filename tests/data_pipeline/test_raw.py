@@ -15,9 +15,11 @@ import torch
 from generated_corpus import generated_texts
 
 from data_pipeline.curriculum import RampConfig, plan_segments
+from data_pipeline.dataset import DataConfig, check_data
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.loader import Batch, Share
-from data_pipeline.raw import RawConfig, RawText
+from data_pipeline.raw import RawText
+from data_pipeline.raw_settings import RawConfig
 from data_pipeline.tokenization.bpe import BpeConfig, train_tokenizer
 from data_pipeline.tokenization.encoding import FastEncoder
 
@@ -120,5 +122,45 @@ def test_what_can_not_be_streamed_is_named(shards, tmp_path):
     write_tar(tmp_path / "a.tar", ["", " "])
     with pytest.raises(Failure, match="has found no text"):
         take(raw(tmp_path), Share(1), 0, 1)
-    with pytest.raises(UserError, match=r"data\.raw\.buffer=0"):
-        raw(shards, buffer=0)
+
+
+@pytest.mark.parametrize("sequences", [None, 3])
+def test_what_is_measured_on_is_the_first_of_the_named_files_and_stays(shards, sequences):
+    held_out = raw(shards, validation=[f"{shards}/1.tar"]).held_out(LENGTH, sequences)
+    ids = [id for text in TEXTS[1::4] for id in (*TOKENIZER.encode(text), TOKENIZER.end_of_document)]
+    assert held_out.per_epoch >= 3 and held_out.per_epoch == (sequences or (len(ids) - 1) // LENGTH)
+    last = held_out.per_epoch - 1
+    for numbers in (np.array([0, last]), np.array([last, 1, 0])):
+        rows = held_out.read(numbers, with_documents=True)
+        for row, ends, number in zip(rows.tokens.tolist(), rows.document_ends, numbers):
+            line = ids[number * LENGTH : (number + 1) * LENGTH + 1]
+            assert row == line
+            ended = [at + 1 for at, id in enumerate(line[:-2]) if id == TOKENIZER.end_of_document]
+            assert ends == [*ended, LENGTH]
+    assert held_out.read(np.array([0])).document_ends is None
+
+
+def test_without_named_files_nothing_is_measured_on_and_less_than_a_sequence_is_refused(shards, tmp_path):
+    assert raw(shards).held_out(LENGTH, None) is None
+    (tmp_path / "short.txt").write_text("short")
+    with pytest.raises(UserError, match=r"data\.raw\.validation: \d+ tokens are less than one sequence of 32 \+ 1"):
+        raw(shards, validation=[f"{tmp_path}/short.txt"]).held_out(LENGTH, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"raw": RawConfig(["a.tar"])}, r"data\.raw\.tokenizer is missing"),
+        ({"raw": RawConfig(["a.tar"], tokenizer="t", buffer=0)}, r"data\.raw\.buffer=0"),
+        ({"raw": RawConfig(["https://me:secret@host/a.tar"], tokenizer="t")}, "https://host/a.tar: give URLs without"),
+        ({"raw": RawConfig(["a.tar"], tokenizer="t"), "path": "datasets/a"}, r"data\.path does nothing for raw text"),
+        ({"raw": RawConfig(["a.tar"], tokenizer="t"), "packing": "best_fit"}, r"data\.packing does nothing"),
+        ({"raw": RawConfig(["a.tar"], tokenizer="t"), "weights": {"a": 1.0}}, r"data\.weights, data\.epochs does"),
+        ({"raw": RawConfig(["a.tar"], tokenizer="t"), "bad_shards": "leave_out"}, r"data\.bad_shards does nothing"),
+        ({}, r"data\.path is missing"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(settings, message):
+    with pytest.raises(UserError, match=message) as refused:
+        check_data(DataConfig(**settings))
+    assert "secret" not in str(refused.value)

@@ -18,6 +18,7 @@ import torch
 
 from data_pipeline.foundation.errors import Failure
 from data_pipeline.loader import Batch
+from data_pipeline.tokenization.tokenizer import load_tokenizer
 from train.batch import BatchConfig, plan_batch
 from train.checkpoint.load import load_checkpoint
 from train.checkpoint.pieces import optimizer_steps
@@ -120,7 +121,7 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
 
 def save(engine: Engine, step: int, folder: str) -> Path:
     state = TrainerState(step, step * SEQUENCES, 0, optimizer_steps(engine), loss_scaler_of(engine))
-    tokenizer = Path(folder).parent / "tokenizer"
+    tokenizer = load_tokenizer(Path(folder).parent / "tokenizer")
     context = CheckpointContext(Path(folder), tokenizer, {"model": vars(MODEL), "sequence_length": LENGTH}, "d", "c")
     return save_checkpoint(engine, state, context)
 

@@ -18,7 +18,7 @@ from data_pipeline.foundation.errors import Failure
 from data_pipeline.loader import IGNORED, Batch, Share
 from data_pipeline.storage.dataset_files import BadFile
 from train.distributed import World
-from train.stream import LeftOut, TrainingStream
+from train.stream import DatasetStream, LeftOut
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
 LENGTH, BATCH = 32, 8
@@ -31,10 +31,10 @@ def a_few_steps_at_a_time(monkeypatch):
 
 def streamed(
     dataset: Path | str, may_leave_out: bool, lost: Sequence[str] = (), packing: str = "concatenate"
-) -> TrainingStream:
+) -> DatasetStream:
     opened = open_dataset(DataConfig(str(dataset), LENGTH, packing, window=8, shards_together=1))
     segments = plan_segments(LENGTH, BATCH)
-    return TrainingStream(
+    return DatasetStream(
         open_training(opened, 3, segments, 1000),
         lambda lost: open_training(opened, 3, segments, 1000, lost),
         Share(BATCH),
@@ -45,7 +45,7 @@ def streamed(
     )
 
 
-def run(stream: TrainingStream, first: int, steps: int) -> tuple[list[Batch], dict[int, list[LeftOut]]]:
+def run(stream: DatasetStream, first: int, steps: int) -> tuple[list[Batch], dict[int, list[LeftOut]]]:
     batches, left_out = [], {}
     for step in range(first, first + steps):
         ([batch], found) = stream.next(step)

@@ -14,6 +14,7 @@ import torch
 
 from data_pipeline.foundation.errors import Failure
 from data_pipeline.foundation.files import file_hash, fresh_folder, sync_folder, text_hash, write_json
+from data_pipeline.tokenization.tokenizer import Tokenizer
 from train.checkpoint.folder import (
     FORMAT_VERSION,
     MODEL,
@@ -69,7 +70,7 @@ class CheckpointContext:
     """What doesn't change from one checkpoint of a run to the next."""
 
     folder: Path
-    tokenizer: Path
+    tokenizer: Tokenizer
     model: dict[str, Any]
     dataset_fingerprint: str
     configuration_fingerprint: str
@@ -144,7 +145,7 @@ def _write_shared(staged: Path, state: TrainerState, context: CheckpointContext)
     fresh_folder(staged)
     write_json(staged / TRAINER, asdict(state))
     write_json(staged / MODEL, context.model)
-    shutil.copytree(context.tokenizer, staged / TOKENIZER)
+    context.tokenizer.save(staged / TOKENIZER)
     sync_folder(staged / TOKENIZER)
     paths = [path for path in staged.rglob("*") if path.is_file()]
     return {str(path.relative_to(staged)): _entry(path.stat().st_size, file_hash(path)) for path in paths}

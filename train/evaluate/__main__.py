@@ -144,6 +144,8 @@ def _text(config: EvaluateConfig, loaded: Loaded) -> Text:
         data = DataConfig(config.data)
     elif loaded.run is not None:
         of_run = yaml.safe_load((loaded.run / "config.yaml").read_text(encoding="utf-8"))["data"]
+        if of_run["path"] is None:
+            raise UserError(f"{loaded.run} learnt from raw text, which is no dataset: give data=FOLDER or text=FILE")
         data = DataConfig(of_run["path"], cache=CacheConfig(**of_run.get("cache", {})))
     else:
         raise UserError("a checkpoint outside of its run says nothing of its data: give data=FOLDER or text=FILE")
