@@ -32,7 +32,6 @@ class DataConfig:
 
     Args:
         path: a dataset folder that `headrace prepare` wrote, here or at a URL (http, https, s3, gs).
-        raw: text to stream as it comes, instead of a dataset, if `raw.paths` are given.
         sequence_length: tokens of a model's input, T.
         packing: `concatenate`, or `best_fit`, which cuts no document that could be whole.
         window: sequences that are shuffled among themselves, on top of the shuffled blocks.
@@ -44,10 +43,10 @@ class DataConfig:
         cache: of a dataset at a URL.
         bad_shards: what becomes of shards that are damaged, missing or out of reach and stay so: `stop` the run, or
             `leave_out` of what is learnt. Shards of the validation split always stop it.
+        raw: text to stream as it comes, instead of a dataset, if `raw.paths` are given.
     """
 
     path: str | None = None
-    raw: RawConfig = field(default_factory=RawConfig)
     sequence_length: int = 256
     packing: str = "concatenate"
     window: int = DEFAULT_WINDOW
@@ -58,6 +57,7 @@ class DataConfig:
     ramp: RampConfig = field(default_factory=RampConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     bad_shards: str = "stop"
+    raw: RawConfig = field(default_factory=RawConfig)
 
 
 @dataclass(frozen=True)
