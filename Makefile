@@ -1,6 +1,7 @@
 # make demo   real text → shards → a trained, evaluated, reported model, in minutes on a CPU
 # make test   the tests
-# make bench  speed, as ratios
+# make soak   the tests again with many more random cases and kills; an hour and more
+# make bench  speed, as ratios; with TEXTS=texts.jsonl.gz also of preparation
 # Each makes .venv with pinned dependencies first, if need be.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test bench lint install clean
+.PHONY: help demo test soak bench lint install clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -34,8 +35,13 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+# Random cases of the order: 25 times as many as in `make test`. Kills of `prepare`: 100.
+soak: $(READY)
+	HEADRACE_SOAK=25 $(BIN)/python -m pytest tests/data_pipeline/test_order.py tests/system/test_killed_preparation.py
+
+DATASET ?= datasets/python_docs
 bench: $(READY)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(DATASET) $(TEXTS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,11 +1,21 @@
-"""`python -m benchmarks [DATASET]`: every benchmark in one run, on a dataset folder (default: the demo's)."""
+"""`python -m benchmarks [DATASET] [TEXTS]`: every benchmark in one run.
+
+DATASET is a dataset folder (default: the demo's), for the trainer and the stream. TEXTS is a .jsonl or .jsonl.gz file
+of tens of megabytes or more, for preparation, its memory, the duplicates it finds and the order it shuffles into.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from benchmarks.duplicates import duplicates_lines
 from benchmarks.loader import loader_lines
+from benchmarks.memory import memory_lines
+from benchmarks.preparation import preparation_lines
+from benchmarks.resume import resume_lines
+from benchmarks.shuffle import shuffle_lines
 from benchmarks.trainer import trainer_lines
 
 
@@ -14,8 +24,21 @@ def main() -> int:
     if not dataset.is_dir():
         print(f"{dataset}: no dataset there; make one with `headrace prepare output={dataset}`", file=sys.stderr)
         return 2
-    for lines in (loader_lines, trainer_lines):
-        for line in lines(dataset):
+    parts: list[Callable[[], Iterator[str]]] = [
+        lambda: loader_lines(dataset),
+        resume_lines,
+        lambda: trainer_lines(dataset),
+    ]
+    if len(sys.argv) > 2:
+        texts = Path(sys.argv[2])
+        parts += [
+            lambda: shuffle_lines(texts),
+            lambda: duplicates_lines(texts, [200_000, 2_000_000]),
+            lambda: preparation_lines(texts, 500),
+            lambda: memory_lines(texts, [100, 1000]),
+        ]
+    for lines in parts:
+        for line in lines():
             print(line, flush=True)
     return 0
 

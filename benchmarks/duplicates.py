@@ -163,19 +163,23 @@ def one_by_one(name: str, task: Callable[[Item], None], items: Sequence[Item]) -
         task(item)
 
 
+def duplicates_lines(source: Path, sizes: Sequence[int]) -> Iterator[str]:
+    """Yield all lines: of a file of texts, and of so many made-up documents."""
+    corpus = open_corpus(FilesConfig([str(source)]))
+    texts = [item.text for unit in corpus.units() for item in corpus.read(unit) if isinstance(item, Document)]
+    config = DuplicatesConfig()
+    yield from speed_lines(texts, config)
+    yield from quality_lines(texts, config)
+    for documents in sizes:
+        yield from scale_lines(documents)
+
+
 def main() -> int:
     if len(sys.argv) < 2:
         print(__doc__, file=sys.stderr)
         return 2
-    corpus = open_corpus(FilesConfig([sys.argv[1]]))
-    texts = [item.text for unit in corpus.units() for item in corpus.read(unit) if isinstance(item, Document)]
-    config = DuplicatesConfig()
-    for lines in (speed_lines, quality_lines):
-        for line in lines(texts, config):
-            print(line, flush=True)
-    for documents in sys.argv[2:]:
-        for line in scale_lines(int(documents)):
-            print(line, flush=True)
+    for line in duplicates_lines(Path(sys.argv[1]), [int(size) for size in sys.argv[2:]]):
+        print(line, flush=True)
     return 0
 
 

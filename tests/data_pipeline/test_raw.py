@@ -157,7 +157,7 @@ def test_without_named_files_nothing_is_measured_on_and_less_than_a_sequence_is_
         ({"raw": RawConfig(["a.tar"], tokenizer="t"), "packing": "best_fit"}, r"data\.packing does nothing"),
         ({"raw": RawConfig(["a.tar"], tokenizer="t"), "weights": {"a": 1.0}}, r"data\.weights, data\.epochs does"),
         ({"raw": RawConfig(["a.tar"], tokenizer="t"), "bad_shards": "leave_out"}, r"data\.bad_shards does nothing"),
-        ({}, r"data\.path is missing"),
+        ({}, r"`data\.path` is required"),
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(settings, message):

@@ -36,12 +36,15 @@ def test_groups_that_look_like_numbers_are_taken_as_typed():
     assert compose("zero=3_offload").zero.offload_parameters
 
 
-@pytest.mark.parametrize(
-    "group", [name for name in available_groups() if name.split("/")[0] not in ("cleaning", "corpus", "tokenizer")]
-)
+@pytest.mark.parametrize("group", available_groups())
 def test_every_option_of_every_group_composes(group):
+    of_preparation = group.split("/")[0] in ("cleaning", "corpus", "engine", "tokenizer")
     for option in available_groups()[group]:
-        compose(f"{group}={option}")
+        if of_preparation:
+            needed = ["output=x", *(["tokenizer.path=x"] if option == "file" else [])]
+            compose_configuration("prepare", [*needed, f"{group}={option}"], PrepareConfig)
+        else:
+            compose(f"{group}={option}")
 
 
 @pytest.mark.parametrize(
@@ -68,8 +71,8 @@ def test_a_mistake_is_named_with_its_mend(override, expected):
 
 
 def test_a_required_key_is_asked_for_by_name():
-    with pytest.raises(UserError, match=r"`data.path` is required"):
-        compose_configuration("train", [], TrainConfig)
+    with pytest.raises(UserError, match=r"`output` is required"):
+        compose_configuration("prepare", [], PrepareConfig)
 
 
 def test_what_passes_through_to_deepspeed_keeps_its_nesting():
