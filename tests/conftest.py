@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     What takes longest begins first, so that no process is left alone with it at the end.
     """
     for item in items:
-        together = "slurm" if item.get_closest_marker("slurm") else str(item.path)
+        together = "slurm" if "slurm" in item.path.parts else str(item.path)
         item.add_marker(pytest.mark.xdist_group(together))
     items.sort(key=lambda item: not {"system", "checkpoint", "slurm"} & set(item.path.parts))
 
