@@ -61,8 +61,10 @@ VERB = Verb(
         "cluster",
     ),
     keys=(
-        ("data.path", "a dataset folder that `headrace prepare` wrote"),
+        ("data.path", "a dataset folder that `headrace prepare` wrote, or its URL"),
         ("data.sequence_length", "tokens of a model's input"),
+        ("data.weights, .epochs, .stages", "what is read of which source, and when"),
+        ("data.packing=best_fit", "whole documents, each of which sees itself alone"),
         ("steps", "optimizer steps"),
         ("batch.sequences", "sequences of a step, over all processes"),
         ("batch.micro", "sequences of one forward pass"),
