@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,8 +110,7 @@ def write_shard(folder: Path, split: str, number: int, source: str, blocks: Iter
         ValueError: a block's ends don't close with its tokens, it is too large for the format, or the source's name
             is none.
     """
-    import webdataset
-
+    webdataset = _webdataset()
     if not SOURCE_NAME.fullmatch(source):
         raise ValueError(f"{source!r} can't be the name of a source")
 
@@ -136,6 +137,21 @@ def write_shard(folder: Path, split: str, number: int, source: str, blocks: Iter
         documents=len(index.document_ends),
         tokens=int(index.token_counts.sum()),
     )
+
+
+def _webdataset() -> Any:
+    """Return webdataset. It can write without torch, which takes seconds to load, so a worker does without."""
+    is_worker = multiprocessing.parent_process() is not None
+    if not is_worker or "torch" in sys.modules or "webdataset" in sys.modules:
+        import webdataset
+
+        return webdataset
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import webdataset
+    finally:
+        del sys.modules["torch"]
+    return webdataset
 
 
 def write_index(path: Path, index: ShardIndex) -> tuple[str, int]:
