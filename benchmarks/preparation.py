@@ -66,7 +66,7 @@ def documents_of(texts: Path) -> Iterator[Document]:
 
 
 def repeated(folder: Path, documents: list[str], least: int) -> tuple[Path, int]:
-    """Write the documents over and over, once at least, as JSON lines; return the files' folder and the text's bytes."""
+    """Write the documents over and over, once at least, as JSON lines; return their folder and the bytes of text."""
     target = folder / f"texts-{least}"
     target.mkdir()
     once = sum(map(utf8_length, documents))
