@@ -22,7 +22,9 @@ from data_pipeline.tokenization.tokenizer import load_tokenizer
 from train.batch import BatchConfig, plan_batch
 from train.checkpoint.load import load_checkpoint
 from train.checkpoint.pieces import optimizer_steps
-from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of, save_checkpoint
+from train.checkpoint.retention import Retention
+from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of
+from train.checkpoint.writer import CheckpointWriter
 from train.deepspeed_settings import ZeroConfig
 from train.distributed import ClusterConfig, World, join_world, leave_world
 from train.engine import Engine
@@ -123,7 +125,9 @@ def save(engine: Engine, step: int, folder: str) -> Path:
     state = TrainerState(step, step * SEQUENCES, 0, optimizer_steps(engine), loss_scaler_of(engine))
     tokenizer = load_tokenizer(Path(folder).parent / "tokenizer")
     context = CheckpointContext(Path(folder), tokenizer, {"model": vars(MODEL), "sequence_length": LENGTH}, "d", "c")
-    return save_checkpoint(engine, state, context)
+    saved = CheckpointWriter(engine, context, Retention(newest=0)).save(state)
+    assert saved is not None
+    return saved
 
 
 def refused_save(engine: Engine, step: int, folder: str, here: bool) -> str:

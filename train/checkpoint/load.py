@@ -26,13 +26,21 @@ from train.distributed import World
 from train.engine import Engine
 from train.model.transformer import Transformer, TransformerConfig
 
+READ_ELEMENTS = 1 << 22
+"""Read at once, so that the largest parameter needs no second copy of itself in memory."""
+
 
 @dataclass(frozen=True)
 class Found:
-    """The newest checkpoint that verifies, if any, and the newer ones that don't with what is wrong with them."""
+    """The newest checkpoint that verifies, if any, and the newer ones that don't with what is wrong with them.
+
+    Args:
+        fetched_from: the place that it was fetched from, if it wasn't here.
+    """
 
     checkpoint: Path | None
     rejected: list[tuple[Path, list[str]]]
+    fetched_from: str | None = None
 
 
 def find_newest_whole(folder: Path, world: World) -> Found:
@@ -115,9 +123,10 @@ class StateReader:
             if piece.shape != shape:
                 raise UserError(f"{self._folder} is of another model: {parameter} is {piece.shape} there, {shape} here")
             low, high = max(start, piece.start), min(stop, piece.stop)
-            if low < high:
-                out[low - start : high - start].copy_(file.read(piece, low, high))
-                found += high - low
+            for at in range(low, high, READ_ELEMENTS):
+                end = min(at + READ_ELEMENTS, high)
+                out[at - start : end - start].copy_(file.read(piece, at, end))
+                found += end - at
         if found != out.numel():
             raise Failure(
                 f"{self._folder} holds {found} of {out.numel()} elements of {parameter}/{kind} that are needed"
