@@ -106,7 +106,7 @@ class Trainer:
                     if reason and self.state.step < config.steps:
                         return self._end("stopped", EXIT_STOPPED_EARLY, reason=reason)
                     if self._due(config.checkpoint.every) and self.state.step < config.steps:
-                        self._save(background=config.checkpoint.asynchronous)
+                        self.save(background=config.checkpoint.asynchronous)
                 return self._end("finished", 0)
             except BaseException as error:
                 self.writer.abandon()
@@ -157,7 +157,7 @@ class Trainer:
         if self._due(config.log_every) or "validation_loss" in row or step == config.steps:
             self.record.row(row)
 
-    def _save(self, background: bool) -> None:
+    def save(self, background: bool) -> None:
         """Write a checkpoint of this step, or begin to, unless it is written already. An earlier one comes first."""
         with self._standing_still():
             self._published(self.writer.wait())
@@ -192,7 +192,7 @@ class Trainer:
 
     def _end(self, status: str, exit_code: int, **details: Any) -> int:
         """End with a checkpoint of this step, here and wherever else it is to be."""
-        self._save(background=False)
+        self.save(background=False)
         if self.uploader:
             self.uploader.finish()
         self._go_on_saving()
