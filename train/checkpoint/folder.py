@@ -87,7 +87,7 @@ def parse_checkpoint_manifest(data: bytes, folder: str) -> CheckpointManifest:
         if version != FORMAT_VERSION:
             raise Failure(f"{folder} has checkpoint format {version}; this version of Headrace reads {FORMAT_VERSION}")
         checksum = content.pop("xxh3_128")
-        if checksum != json_hash(content):
+        if checksum != json_hash(content) or not data.endswith(b"}\n"):
             raise ValueError("its content is not what its own checksum says")
         manifest = CheckpointManifest(**content)
         for name in manifest.files:
