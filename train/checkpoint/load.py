@@ -26,9 +26,6 @@ from train.distributed import World
 from train.engine import Engine
 from train.model.transformer import Transformer, TransformerConfig
 
-READ_ELEMENTS = 1 << 22
-"""Read at once, so that the largest parameter needs no second copy of itself in memory."""
-
 
 @dataclass(frozen=True)
 class Found:
@@ -123,10 +120,9 @@ class StateReader:
             if piece.shape != shape:
                 raise UserError(f"{self._folder} is of another model: {parameter} is {piece.shape} there, {shape} here")
             low, high = max(start, piece.start), min(stop, piece.stop)
-            for at in range(low, high, READ_ELEMENTS):
-                end = min(at + READ_ELEMENTS, high)
-                out[at - start : end - start].copy_(file.read(piece, at, end))
-                found += end - at
+            if low < high:
+                out[low - start : high - start].copy_(file.read(piece, low, high))
+                found += high - low
         if found != out.numel():
             raise Failure(
                 f"{self._folder} holds {found} of {out.numel()} elements of {parameter}/{kind} that are needed"
