@@ -101,10 +101,12 @@ def put_object(scheme: str, path: str, source: str) -> None:
         FileNotFoundError: the source is gone.
     """
     store = filesystem(scheme)
+    # Parts of 50 MB are held in memory while they are sent; ten of them by default.
+    settings = {"max_concurrency": 2} if scheme == "s3" else {}
 
     def put() -> None:
         try:
-            store.put_file(source, path)
+            store.put_file(source, path, **settings)
         except FileNotFoundError:
             if not os.path.exists(source):
                 raise _Gone from None

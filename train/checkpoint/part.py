@@ -67,9 +67,9 @@ class HostCopy:
     def __init__(self, elements: int, device: torch.device):
         self._device = device
         try:
-            self._room = torch.zeros(elements, pin_memory=device.type == "cuda")
+            self._room = torch.empty(elements, pin_memory=device.type == "cuda").zero_()
         except RuntimeError:
-            self._room = torch.zeros(elements)
+            self._room = torch.empty(elements).zero_()
 
     def of(self, part: Part) -> Part:
         """Return the part with its pieces copied; the earlier copy is gone."""

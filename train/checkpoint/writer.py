@@ -76,11 +76,6 @@ class CheckpointWriter:
             self._copy = HostCopy(elements, self._world.device)
             self._thread = Background("checkpoint")
 
-    @property
-    def pending_step(self) -> int | None:
-        """The step whose checkpoint isn't published yet."""
-        return self._pending.step if self._pending else None
-
     def save(self, state: TrainerState, background: bool = False) -> Path | None:
         """Write a checkpoint of the present state, or begin to. Call `wait` before it.
 
