@@ -32,8 +32,9 @@ demo: $(READY)
 	$(BIN)/headrace generate source=runs/demo prompt="Return the " tokens=60
 	$(BIN)/headrace report source=runs/demo
 
+# As many processes as there are cores, up to four: each loads torch.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
 
 # Random cases of the order and faults of the disk: 25 times as many as in `make test`. Kills of `prepare`: 100.
 soak: $(READY)

@@ -18,6 +18,18 @@ settings.register_profile("headrace", deadline=None)
 settings.load_profile("headrace")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests of a file, which share what is dear to make, run in one process; and those that share a cluster.
+
+    What takes longest begins first, so that no process is left alone with it at the end.
+    """
+    for item in items:
+        together = "slurm" if "slurm" in item.path.parts else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(together))
+    items.sort(key=lambda item: not {"system", "checkpoint", "slurm"} & set(item.path.parts))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep what is cached out of the user's folders, for commands that tests start too."""

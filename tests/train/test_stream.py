@@ -151,7 +151,8 @@ def test_when_every_shard_is_bad_the_run_ends(own_dataset):
         run(streamed(own_dataset, True), 0, steps_of_an_epoch(own_dataset))
 
 
-def test_a_full_disk_is_no_shards_fault_and_stops_the_run(small_dataset):
+def test_a_full_disk_is_no_shards_fault_and_stops_the_run(small_dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))  # in which no shard is yet
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with file_server() as server:

@@ -10,6 +10,7 @@ from generated_corpus import configuration, generated_texts, write_json_lines
 
 from data_pipeline.manifest import Manifest
 from data_pipeline.prepare import prepare
+from data_pipeline.storage.dataset_files import LocalFiles
 from data_pipeline.store import Store
 from data_pipeline.tokenization.tokenizer import load_tokenizer
 
@@ -62,7 +63,7 @@ def texts(folder: Path, manifest: Manifest) -> dict[str, list[str]]:
     tokenizer = load_tokenizer(folder / "tokenizer")
     found: dict[str, list[str]] = {}
     for split in ("train", "validation"):
-        store = Store(folder, manifest, split)
+        store = Store(LocalFiles(folder), manifest, split)
         for number, record in enumerate(store.shards):
             for block in range(record.blocks):
                 documents = [tokenizer.decode(each[:-1].tolist()) for each in store.block(number, block)]
