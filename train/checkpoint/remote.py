@@ -52,6 +52,7 @@ class RemoteCheckpoints:
         self._place = Place(location) / run
         self._manifests: dict[int, bytes] = {}
         self._losses: dict[int, float | None] = {}
+        self._damaged: set[int] = set()
 
     @property
     def name(self) -> str:
@@ -71,6 +72,8 @@ class RemoteCheckpoints:
         at = f"{self.name}/{checkpoint_name(step)}"
         if MANIFEST not in files:
             return [f"{at} is not a whole checkpoint: it has no {MANIFEST}"]
+        if step in self._damaged:
+            return [f"{at} was found damaged when it was fetched"]
         try:
             manifest = self._manifest(step)
         except Failure as error:
@@ -142,6 +145,7 @@ class RemoteCheckpoints:
                 if not problems:
                     return Fetched(final, rejected)
             rejected.append((Path(checkpoint_name(step)), problems))
+            self._damaged.add(step)
         return Fetched(None, rejected)
 
     def _fetch(self, step: int, manifest: CheckpointManifest, final: Path) -> list[str]:
@@ -194,3 +198,4 @@ class RemoteCheckpoints:
     def _forget(self, step: int) -> None:
         self._manifests.pop(step, None)
         self._losses.pop(step, None)
+        self._damaged.discard(step)

@@ -72,10 +72,15 @@ def test_what_is_damaged_there_is_named_and_the_next_older_fetched(location, tmp
     for step in (5, 7):
         remote.send(publish(tmp_path / "here", step))
     damaged(location, f"run/step-00000007/{name}", tmp_path)
-    fetched = RemoteCheckpoints(location, "run").fetch_newest(tmp_path / "there", "configuration")
+    again = RemoteCheckpoints(location, "run")
+    fetched = again.fetch_newest(tmp_path / "there", "configuration")
     assert fetched.checkpoint == tmp_path / "there" / "step-00000005"
     [(rejected, [problem])] = fetched.rejected
     assert rejected.name == "step-00000007" and f"run/step-00000007/{name}" in problem and "damaged" in problem
+    assert not again.has(tmp_path / "here" / "step-00000007")
+    again.send(tmp_path / "here" / "step-00000007")
+    assert again.has(tmp_path / "here" / "step-00000007")
+    assert again.fetch_newest(tmp_path / "there", "configuration").rejected == []
 
 
 @pytest.mark.parametrize("name", ["state-00001-of-00002.safetensors", "trainer.json", "manifest.json"])
