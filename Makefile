@@ -36,9 +36,10 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
 
-# Random cases of the order: 25 times as many as in `make test`. Kills of `prepare`: 100.
+# Random cases of the order and faults of the disk: 25 times as many as in `make test`. Kills of `prepare`: 100.
 soak: $(READY)
-	HEADRACE_SOAK=25 $(BIN)/python -m pytest tests/data_pipeline/test_order.py tests/system/test_killed_preparation.py
+	HEADRACE_SOAK=25 $(BIN)/python -m pytest tests/data_pipeline/test_order.py tests/system/test_killed_preparation.py \
+		tests/train/checkpoint/test_faults.py
 
 DATASET ?= datasets/python_docs
 bench: $(READY)

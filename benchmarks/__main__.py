@@ -1,7 +1,8 @@
 """`python -m benchmarks [DATASET] [TEXTS]`: every benchmark in one run.
 
-DATASET is a dataset folder (default: the demo's), for the trainer and the stream. TEXTS is a .jsonl or .jsonl.gz file
-of tens of megabytes or more, for preparation, its memory, the duplicates it finds and the order it shuffles into.
+DATASET is a dataset folder (default: the demo's), for the trainer, its checkpoints and the stream. TEXTS is a .jsonl or
+.jsonl.gz file of tens of megabytes or more, for preparation, its memory, the duplicates it finds and the order it
+shuffles into.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from benchmarks.loader import loader_lines
 from benchmarks.memory import memory_lines
 from benchmarks.preparation import preparation_lines
 from benchmarks.resume import resume_lines
+from benchmarks.saving import saving_lines
 from benchmarks.shuffle import shuffle_lines
 from benchmarks.trainer import trainer_lines
 
@@ -27,6 +29,7 @@ def main() -> int:
     parts: list[Callable[[], Iterator[str]]] = [
         lambda: loader_lines(dataset),
         resume_lines,
+        lambda: saving_lines(dataset),
         lambda: trainer_lines(dataset),
     ]
     if len(sys.argv) > 2:

@@ -70,6 +70,7 @@ VERB = Verb(
         ("batch.micro", "sequences of one forward pass"),
         ("run.name", "name of the run's folder; made from the settings if left out"),
         ("checkpoint.every", "steps between checkpoints"),
+        ("checkpoint.upload", "s3://, gs:// or a path that each is copied to as well"),
         ("deepspeed.KEY", "options passed through to DeepSpeed"),
     ),
     examples=(

@@ -9,7 +9,7 @@ from data_pipeline.curriculum import Segment, plan_segments
 from data_pipeline.dataset import DataConfig, check_data
 from data_pipeline.foundation.errors import UserError
 from train.batch import BatchConfig
-from train.checkpoint.save import CheckpointConfig
+from train.checkpoint.save import CheckpointConfig, check_checkpoints
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
 from train.distributed import ClusterConfig
 from train.model.transformer import TransformerConfig
@@ -98,7 +98,7 @@ def check_settings(config: TrainConfig) -> None:
     Raises:
         UserError: names the setting, the reason and the mend.
     """
-    at_least = {"steps": 1, "log_every": 1, "checkpoint.every": 0, "checkpoint.keep": 0, "validation.every": 0}
+    at_least = {"steps": 1, "log_every": 1, "validation.every": 0}
     at_least |= {"validation.sequences": 1, "samples.every": 0, "samples.tokens": 1}
     for key, least in at_least.items():
         value: Any = config
@@ -113,6 +113,7 @@ def check_settings(config: TrainConfig) -> None:
     check_schedule(config.schedule, config.steps)
     check_objective(config.objective)
     check_optimizer(config.optimizer)
+    check_checkpoints(config.checkpoint, config.validation.every)
     check_zero(config.zero, config.precision)
     check_passed_through(config.deepspeed)
     check_data(config.data)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.errors import EXIT_STOPPED_EARLY, Failure
 from data_pipeline.foundation.progress import say
 from data_pipeline.loader import Share
-from train.checkpoint.folder import keep_newest
+from train.checkpoint.folder import step_of
 from train.checkpoint.load import Found, find_newest_whole, load_checkpoint
 from train.checkpoint.pieces import optimizer_steps
-from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of, save_checkpoint, seed_random_state
+from train.checkpoint.remote import RemoteCheckpoints
+from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of, seed_random_state
+from train.checkpoint.upload import Uploader
+from train.checkpoint.writer import CheckpointWriter
 from train.distributed import World
 from train.engine import Engine, StepResult
 from train.hardware import peak_flops, peak_memory, slow_format_warning
@@ -43,8 +49,12 @@ class Trainer:
         world.on_main(lambda: check_run(self.run, composed))
         datasets = world.gather(self.run.dataset_fingerprint)
         world.on_main(lambda: self._require_one_dataset(datasets))
+        saving = self.config.checkpoint
+        remote = RemoteCheckpoints(saving.upload, self.run.name) if saving.upload else None
         self.found = self._find_checkpoint()
         world.on_main(lambda: open_run(self.run, composed))
+        if self.found.checkpoint is None and remote is not None:
+            self.found = world.on_main(lambda: self._fetch_checkpoint(remote))
         if world.is_main and (warning := slow_format_warning(world.device, self.config.precision.kind)):
             say(warning)
         self.engine = Engine(
@@ -65,7 +75,17 @@ class Trainer:
         self.state = TrainerState(0, 0, 0, 0, lineage=prepared.lineage)
         if self.found.checkpoint is not None:
             self.state = load_checkpoint(self.engine, self.found.checkpoint)
-        self.saved_step = self.state.step
+        self.saved_step, self.save_began = self.state.step, 0.0
+        self.uploader = None
+        if remote is not None and world.is_main:
+            self.uploader = Uploader(remote, self.run.checkpoints, saving.retention)
+        self.writer = CheckpointWriter(
+            self.engine,
+            self._context(),
+            saving.retention,
+            background=saving.asynchronous and 0 < saving.every < self.config.steps,
+            in_use=lambda: self.uploader.sending if self.uploader else (),
+        )
         share = Share(prepared.batch.micro, world.rank, world.size)
         self.stream = prepared.data.stream(share, bool(prepared.model.document_mask), world, self.state.lost)
         self.flops_per_token = prepared.model.flops_per_token(self.config.data.sequence_length)
@@ -81,14 +101,15 @@ class Trainer:
             try:
                 while self.state.step < config.steps:
                     self.step()
+                    self._go_on_saving()
                     reason = self._reason_to_stop(requests)
-                    if reason or self._due(config.checkpoint.every):
-                        self._save()
                     if reason and self.state.step < config.steps:
                         return self._end("stopped", EXIT_STOPPED_EARLY, reason=reason)
-                self._save()
+                    if self._due(config.checkpoint.every) and self.state.step < config.steps:
+                        self.save(background=config.checkpoint.asynchronous)
                 return self._end("finished", 0)
             except BaseException as error:
+                self.writer.abandon()
                 record.failed(self.state.step, error)
                 raise
             finally:
@@ -130,30 +151,51 @@ class Trainer:
         }
         if self.validation and (self._due(config.validation.every) or step == config.steps):
             row |= self.validation.measure(self.engine, self.objective)
+            self.state = replace(self.state, validation_loss=row["validation_loss"])
         if self._due(config.samples.every) or step == config.steps:
             self._write_samples(step)
         if self._due(config.log_every) or "validation_loss" in row or step == config.steps:
             self.record.row(row)
 
-    def _save(self) -> None:
-        """Write a checkpoint of this step, unless it is written already, and let old ones go."""
-        if self.saved_step == self.state.step:
+    def save(self, background: bool) -> None:
+        """Write a checkpoint of this step, or begin to, unless it is written already. An earlier one comes first."""
+        with self._standing_still():
+            self._published(self.writer.wait())
+            if self.saved_step == self.state.step:
+                return
+            self.save_began = time.perf_counter()
+            state = replace(
+                self.state, optimizer_steps=optimizer_steps(self.engine), loss_scaler=loss_scaler_of(self.engine)
+            )
+            self._published(self.writer.save(state, background))
+
+    def _go_on_saving(self) -> None:
+        """Publish the checkpoint that is being written if it is whole, and hear of those that are sent elsewhere."""
+        with self._standing_still():
+            self._published(self.writer.poll())
+        for sent in self.uploader.news() if self.uploader else ():
+            self.record.uploaded(sent)
+
+    def _published(self, checkpoint: Path | None) -> None:
+        if checkpoint is None:
             return
+        self.saved_step = step_of(checkpoint)
+        self.record.saved(self.saved_step, checkpoint, time.perf_counter() - self.save_began)
+        if self.uploader:
+            self.uploader.published(checkpoint)
+
+    @contextmanager
+    def _standing_still(self) -> Iterator[None]:
         started = time.perf_counter()
-        state = TrainerState(
-            **{
-                **asdict(self.state),
-                "optimizer_steps": optimizer_steps(self.engine),
-                "loss_scaler": loss_scaler_of(self.engine),
-            }
-        )
-        folder = save_checkpoint(self.engine, state, self._context())
-        if self.world.is_main:
-            keep_newest(self.run.checkpoints, self.config.checkpoint.keep)
-        self.saved_step = self.state.step
-        self.record.saved(self.state.step, folder, time.perf_counter() - started)
+        yield
+        self.record.stalled(time.perf_counter() - started)
 
     def _end(self, status: str, exit_code: int, **details: Any) -> int:
+        """End with a checkpoint of this step, here and wherever else it is to be."""
+        self.save(background=False)
+        if self.uploader:
+            self.uploader.finish()
+        self._go_on_saving()
         self.record.end(status, self.state.step, exit_code, **details)
         return exit_code
 
@@ -164,12 +206,20 @@ class Trainer:
             Failure: there are checkpoints and none is whole; starting from zero would throw them away.
         """
         found = find_newest_whole(self.run.checkpoints, self.world)
+        if found.checkpoint is None and found.rejected and self.config.checkpoint.upload is None:
+            raise _none_is_whole(str(self.run.checkpoints), found)
+        return found
+
+    def _fetch_checkpoint(self, remote: RemoteCheckpoints) -> Found:
+        """Fetch what to go on from, where none of the run's own is whole.
+
+        Raises:
+            Failure, UserError: there are checkpoints and none is whole, or the place can't be asked.
+        """
+        fetched = remote.fetch_newest(self.run.checkpoints, self.run.fingerprint)
+        found = Found(fetched.checkpoint, [*self.found.rejected, *fetched.rejected], remote.name)
         if found.checkpoint is None and found.rejected:
-            problems = "; ".join(problem for _, each in found.rejected for problem in each)
-            raise Failure(
-                f"no checkpoint in {self.run.checkpoints} is whole ({problems}). "
-                "To start from the beginning, move that folder away or choose another run.name"
-            )
+            raise _none_is_whole(f"{self.run.checkpoints} or {remote.name}", found)
         return found
 
     def _reason_to_stop(self, requests: StopRequests) -> str | None:
@@ -207,3 +257,11 @@ class Trainer:
             dataset_fingerprint=self.run.dataset_fingerprint,
             configuration_fingerprint=self.run.fingerprint,
         )
+
+
+def _none_is_whole(where: str, found: Found) -> Failure:
+    problems = "; ".join(problem for _, each in found.rejected for problem in each)
+    return Failure(
+        f"no checkpoint in {where} is whole ({problems}). "
+        "To start from the beginning, move that folder away or choose another run.name"
+    )

@@ -55,7 +55,7 @@ def verify(source: Path, repair: bool) -> list[str]:
         UserError: the path is none of them, or a checkpoint was to be repaired.
     """
     from data_pipeline.verify import verify_dataset
-    from train.checkpoint.folder import list_checkpoints, verify_checkpoint
+    from train.checkpoint.folder import TRAINER, list_checkpoints, verify_checkpoint
 
     if not source.is_dir():
         raise UserError(f"source={source}: there is no such folder")
@@ -63,7 +63,7 @@ def verify(source: Path, repair: bool) -> list[str]:
         return verify_dataset(source, repair)
     if repair:
         raise UserError("repair=true is for datasets: a checkpoint's tensors are nowhere else to be had")
-    if list(source.glob("state-*.safetensors")):
+    if (source / TRAINER).exists() or list(source.glob("state-*.safetensors")):
         return verify_checkpoint(source)
     if checkpoints := list_checkpoints(source / "checkpoints"):
         return [problem for checkpoint in checkpoints for problem in verify_checkpoint(checkpoint)]

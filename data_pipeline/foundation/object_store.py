@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 from data_pipeline.foundation import remote
@@ -66,13 +69,7 @@ def find_objects(scheme: str, path: str) -> dict[str, int]:
     """
     store = filesystem(scheme)
     name = f"{scheme}://{path}"
-    patience = Patience(name)
-    while True:
-        try:
-            found = _entries(store, path)
-            break
-        except Exception as error:
-            patience.wait(_interruption(name, error))
+    found = _attempted(name, "read", lambda: _entries(store, path))
     return {key: int(entry["size"]) for key, entry in found.items() if entry["type"] == "file" and key[-1] != "/"}
 
 
@@ -81,6 +78,70 @@ def _entries(store: Any, path: str) -> dict[str, Any]:
         return {path: store.info(path)}
     except FileNotFoundError:
         return store.glob(path, detail=True) if re.search(r"[*?\[]", path) else {}
+
+
+def objects_under(scheme: str, prefix: str) -> dict[str, int]:
+    """Return the objects whose keys begin with `PREFIX/`, by what follows, with their sizes.
+
+    Raises:
+        UserError, Failure: as `find_objects` does.
+    """
+    store, prefix = filesystem(scheme), prefix.rstrip("/")
+    found = _attempted(f"{scheme}://{prefix}", "listed", lambda: store.find(prefix, detail=True))
+    sizes = {key.removeprefix(f"{prefix}/"): int(entry["size"]) for key, entry in found.items()}
+    return {name: size for name, size in sizes.items() if name and name[-1] != "/"}
+
+
+def put_object(scheme: str, path: str, source: str) -> None:
+    """Write a file of this machine as an object, which appears when it is whole.
+
+    Raises:
+        UserError: there is no such bucket, or it is forbidden.
+        Failure: the store can't be reached.
+        FileNotFoundError: the source is gone.
+    """
+    store = filesystem(scheme)
+    # Parts of 50 MB are held in memory while they are sent; ten of them by default.
+    settings = {"max_concurrency": 2} if scheme == "s3" else {}
+
+    def put() -> None:
+        try:
+            store.put_file(source, path, **settings)
+        except FileNotFoundError:
+            if not os.path.exists(source):
+                raise _Gone from None
+            raise
+
+    try:
+        _attempted(f"{scheme}://{path}", "written", put)
+    except _Gone:
+        raise FileNotFoundError(source) from None
+
+
+def remove_object(scheme: str, path: str) -> None:
+    """Remove an object, if it is there. Raises UserError and Failure as `put_object` does."""
+    store = filesystem(scheme)
+
+    def remove() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            store.rm_file(path)
+
+    _attempted(f"{scheme}://{path}", "removed", remove)
+
+
+class _Gone(Exception):
+    """What was to be sent isn't there any more; no attempt can mend that."""
+
+
+def _attempted(name: str, done: str, action: Callable[[], Any]) -> Any:
+    patience = Patience(name, done=done)
+    while True:
+        try:
+            return action()
+        except _Gone:
+            raise
+        except Exception as error:
+            patience.wait(_interruption(name, error))
 
 
 def filesystem(scheme: str) -> Any:

@@ -51,10 +51,15 @@ class Stream(Protocol):
 
 
 class Patience:
-    """Waits between attempts, ever longer, until there have been enough of them."""
+    """Waits between attempts, ever longer, until there have been enough of them.
 
-    def __init__(self, name: str, attempts: int = ATTEMPTS):
-        self._name, self._attempts = name, attempts
+    Args:
+        name: of the file, for messages.
+        done: what is attempted, for messages.
+    """
+
+    def __init__(self, name: str, attempts: int = ATTEMPTS, done: str = "read"):
+        self._name, self._attempts, self._done = name, attempts, done
         self._failed = 0
         self._bytes = 0
 
@@ -69,7 +74,7 @@ class Patience:
         self._bytes = 0
         if self._failed >= self._attempts:
             raise GivenUp(
-                f"{self._name} can't be read: {error}; tried {self._attempts} times. Check the network and the "
+                f"{self._name} can't be {self._done}: {error}; tried {self._attempts} times. Check the network and the "
                 "server, then start the same command again"
             ) from None
         time.sleep(FIRST_WAIT_SECONDS * 2 ** (self._failed - 1))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.foundation.errors import UserError
-from data_pipeline.foundation.files import json_hash, write_json, write_text
+from data_pipeline.foundation.files import json_bytes, json_hash, whole_file
 
 if TYPE_CHECKING:
     import tokenizers
@@ -65,6 +65,12 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and its configs into a new folder, for `tokenizers` and `AutoTokenizer`."""
         folder.mkdir(parents=True)
+        for name, content in self.files().items():
+            with whole_file(folder / name) as file:
+                file.write(content)
+
+    def files(self) -> dict[str, bytes]:
+        """Return what `save` writes, by file name."""
         configuration: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": self.end_of_document_name,
@@ -74,9 +80,11 @@ class Tokenizer:
         if self.chat_template is not None:
             configuration["chat_template"] = self.chat_template
         tokenizer, configuration_name, special_tokens = FILES
-        write_text(folder / tokenizer, self.backend.to_str(pretty=True))
-        write_json(folder / configuration_name, configuration)
-        write_json(folder / special_tokens, {"eos_token": self.end_of_document_name})
+        return {
+            tokenizer: self.backend.to_str(pretty=True).encode(),
+            configuration_name: json_bytes(configuration),
+            special_tokens: json_bytes({"eos_token": self.end_of_document_name}),
+        }
 
 
 def load_tokenizer(path: Path, end_of_document: str | None = None) -> Tokenizer:

@@ -41,6 +41,48 @@ def trainings(tmp_path_factory: pytest.TempPathFactory, small_dataset: Path) -> 
     return Trainings(folder, by_ranks)
 
 
+@pytest.fixture(scope="session")
+def saves(tmp_path_factory: pytest.TempPathFactory, small_dataset: Path) -> Trainings:
+    """Saving in the background beside saving at once, and state that moves between offload, stages and precisions."""
+    folder = tmp_path_factory.mktemp("saves")
+    shutil.copytree(small_dataset / "tokenizer", folder / "tokenizer")
+    moved = [move(folder, "1_offload", "3_offload"), move(folder, "3_offload", "0"), move(folder, "bf16", "0"),
+             move(folder, "0", "bf16"), move(folder, "0", "1_offload")]  # fmt: skip
+    by_ranks = {
+        1: run_plans(folder, 1, [*(in_background(folder, 1, stage) for stage in (0, 3)), *begun(folder), *moved]),
+        2: run_plans(folder, 2, [*(in_background(folder, 2, stage) for stage in (1, 3)),
+                                 {**move(folder, "3_offload", "1_offload"), "name": "two from one"}]),
+    }  # fmt: skip
+    return Trainings(folder, by_ranks)
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "0": {"stage": 0},
+    "1_offload": {"stage": 1, "zero": {"offload_optimizer": True}},
+    "3_offload": {"stage": 3, "zero": {"offload_optimizer": True, "offload_parameters": True}},
+    "bf16": {"stage": 1, "precision": "bf16"},
+}
+
+
+def begun(folder: Path) -> list[dict[str, Any]]:
+    return [{"name": name, "steps": 6, "save_at": {"6": f"{folder}/begun-{name}"}, **shape}
+            for name, shape in SHAPES.items()]  # fmt: skip
+
+
+def move(folder: Path, before: str, after: str) -> dict[str, Any]:
+    """Go on in another shape from step 6, and save what was loaded there and learnt since."""
+    return {"name": f"{before} to {after}", "load": f"{folder}/begun-{before}/step-00000006", **SHAPES[after]}
+
+
+def in_background(folder: Path, ranks: int, stage: int) -> dict[str, Any]:
+    """Saves of the same steps in both ways; the last rank's disk is full in between, and the last one is waited for."""
+    at_once, background = f"{folder}/{ranks}-{stage}-at-once", f"{folder}/{ranks}-{stage}-background"
+    steps = ("4", "8", "12")
+    return {"name": f"stage {stage}", "stage": stage, "save_at": dict.fromkeys(steps, at_once),
+            "background_at": dict.fromkeys(steps, background), "background_full_disk_at": {"10": background},
+            "full_disk_ranks": [ranks - 1]}  # fmt: skip
+
+
 def run_plans(folder: Path, ranks: int, plans: list[dict[str, Any]]) -> Results:
     (folder / "plans.json").write_text(json.dumps(plans))
     script = str(Path(__file__).with_name("engine_runs.py"))

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ from data_pipeline.tokenization.tokenizer import load_tokenizer
 from train.batch import BatchConfig, plan_batch
 from train.checkpoint.load import load_checkpoint
 from train.checkpoint.pieces import optimizer_steps
-from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of, save_checkpoint
+from train.checkpoint.retention import Retention
+from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of
+from train.checkpoint.writer import CheckpointWriter
 from train.deepspeed_settings import ZeroConfig
 from train.distributed import ClusterConfig, World, join_world, leave_world
 from train.engine import Engine
@@ -47,6 +51,8 @@ class Plan:
         micro: sequences of a forward pass; the batch has 8.
         half_until: up to this step the batch has its first 4 alone.
         save_at: per step, the folder of checkpoints that one is written into.
+        background_at: per step, the folder that a checkpoint is written into while training goes on.
+        background_full_disk_at: the same, while files can't grow, on the ranks of `full_disk_ranks`.
         load: checkpoint to go on from.
         full_disk_at: at these steps, a checkpoint is tried while files can't grow, on the ranks of `full_disk_ranks`.
     """
@@ -60,6 +66,8 @@ class Plan:
     activation_checkpointing: bool = False
     zero: dict[str, Any] = field(default_factory=dict)
     save_at: dict[str, str] = field(default_factory=dict)
+    background_at: dict[str, str] = field(default_factory=dict)
+    background_full_disk_at: dict[str, str] = field(default_factory=dict)
     load: str | None = None
     full_disk_at: dict[str, str] = field(default_factory=dict)
     full_disk_ranks: list[int] = field(default_factory=list)
@@ -106,7 +114,9 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
     )
     objective = build_objective(ObjectiveConfig(), False)
     result: dict[str, Any] = {"losses": {}, "norms": {}, "targets": {}, "checkpoints": {}, "refused": {}}
+    result |= {"published": {}, "background_refused": {}}
     first = load_checkpoint(engine, Path(plan.load)).step if plan.load else 0
+    background: CheckpointWriter | None = None
     for step in range(first + 1, plan.steps + 1):
         done = engine.train_step(my_batches(step, world, plan), objective, rate(step))
         result["losses"][step], result["norms"][step] = done.loss, done.gradient_norm
@@ -114,25 +124,55 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
         if folder := plan.save_at.get(str(step)):
             result["checkpoints"][step] = str(save(engine, step, folder))
         if folder := plan.full_disk_at.get(str(step)):
-            result["refused"][step] = refused_save(engine, step, folder, world.rank in plan.full_disk_ranks)
+            saving = partial(save, engine, step, folder)
+            result["refused"][step] = refused(saving, world.rank in plan.full_disk_ranks)
+        if background and (published := background.poll()):
+            result["published"][step] = published.name
+        if folder := plan.background_at.get(str(step)):
+            background = background or writer_into(folder, engine, background=True)
+            if published := background.wait():
+                result["published"][step] = published.name
+            background.save(state_at(engine, step), background=True)
+        if folder := plan.background_full_disk_at.get(str(step)):
+            assert background is not None
+            if published := background.wait():
+                result["published"][step] = published.name
+            saving = partial(save_while_waiting, background, state_at(engine, step))
+            result["background_refused"][step] = refused(saving, world.rank in plan.full_disk_ranks)
+    if background and (published := background.wait()):
+        result["published"]["end"] = published.name
     engine.close()
     return result
 
 
 def save(engine: Engine, step: int, folder: str) -> Path:
-    state = TrainerState(step, step * SEQUENCES, 0, optimizer_steps(engine), loss_scaler_of(engine))
+    saved = writer_into(folder, engine).save(state_at(engine, step))
+    assert saved is not None
+    return saved
+
+
+def save_while_waiting(writer: CheckpointWriter, state: TrainerState) -> None:
+    writer.save(state, background=True)
+    writer.wait()
+
+
+def state_at(engine: Engine, step: int) -> TrainerState:
+    return TrainerState(step, step * SEQUENCES, 0, optimizer_steps(engine), loss_scaler_of(engine))
+
+
+def writer_into(folder: str, engine: Engine, background: bool = False) -> CheckpointWriter:
     tokenizer = load_tokenizer(Path(folder).parent / "tokenizer")
     context = CheckpointContext(Path(folder), tokenizer, {"model": vars(MODEL), "sequence_length": LENGTH}, "d", "c")
-    return save_checkpoint(engine, state, context)
+    return CheckpointWriter(engine, context, Retention(newest=0), background)
 
 
-def refused_save(engine: Engine, step: int, folder: str, here: bool) -> str:
+def refused(saving: Callable[[], object], here: bool) -> str:
     """Save while no file may grow beyond 100 kB on this rank; return what the failure says."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if here:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        save(engine, step, folder)
+        saving()
     except Failure as error:
         return str(error)
     finally:

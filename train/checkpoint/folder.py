@@ -8,6 +8,7 @@ The folder is staged beside its place and renamed when all is on disk. What is n
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.foundation.errors import Failure
-from data_pipeline.foundation.files import file_hash, json_hash, publish_folder, write_json
+from data_pipeline.foundation.files import file_hash, json_bytes, json_hash, publish_folder, whole_file
 
 FORMAT_VERSION = 1
 MANIFEST, TRAINER, MODEL, TOKENIZER = "manifest.json", "trainer.json", "model.json", "tokenizer"
@@ -44,12 +45,16 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the published checkpoints of a run, oldest first, without looking inside."""
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if path.is_dir() and re.fullmatch(r"step-\d{8,}", path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
 
 
 def load_checkpoint_manifest(folder: Path) -> CheckpointManifest:
@@ -58,28 +63,54 @@ def load_checkpoint_manifest(folder: Path) -> CheckpointManifest:
     Raises:
         Failure: there is none, it is damaged, or a newer version of Headrace wrote it.
     """
-    path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        data = (folder / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        raise Failure(f"{folder} is not a whole checkpoint: it has no {MANIFEST}") from None
+    except OSError as error:
+        raise Failure(f"{folder / MANIFEST} can't be read: {error.strerror}") from None
+    return parse_checkpoint_manifest(data, str(folder))
+
+
+def parse_checkpoint_manifest(data: bytes, folder: str) -> CheckpointManifest:
+    """Return the manifest that some bytes are.
+
+    Args:
+        folder: where they come from, for messages.
+
+    Raises:
+        Failure: they are damaged, name a file outside the folder, or a newer version of Headrace wrote them.
+    """
+    try:
+        content = json.loads(data.decode())
         version = content["format_version"]
         if version != FORMAT_VERSION:
             raise Failure(f"{folder} has checkpoint format {version}; this version of Headrace reads {FORMAT_VERSION}")
         checksum = content.pop("xxh3_128")
-        if checksum != json_hash(content):
+        if checksum != json_hash(content) or not data.endswith(b"}\n"):
             raise ValueError("its content is not what its own checksum says")
-        return CheckpointManifest(**content)
-    except FileNotFoundError:
-        raise Failure(f"{folder} is not a whole checkpoint: it has no {MANIFEST}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise Failure(f"{path} is damaged: {error}") from None
+        manifest = CheckpointManifest(**content)
+        for name in manifest.files:
+            if not re.fullmatch(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*", name, re.ASCII):
+                raise ValueError(f"it names {name!r}, which can't be a file of a checkpoint")
+        return manifest
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Failure(f"{folder}/{MANIFEST} is damaged: {error}") from None
 
 
-def verify_checkpoint(folder: Path, part: int = 0, parts: int = 1) -> list[str]:
+def manifest_bytes(manifest: CheckpointManifest) -> bytes:
+    """Return the content of `manifest.json`, with a checksum of its own."""
+    content = asdict(manifest)
+    return json_bytes({**content, "xxh3_128": json_hash(content)})
+
+
+def verify_checkpoint(folder: Path, part: int = 0, parts: int = 1, contents: bool = True) -> list[str]:
     """Return what is wrong with a checkpoint, each line naming a file; nothing if every byte is as written.
 
     Args:
         folder: of the checkpoint.
         part: look at every `parts`-th file from this one on, so that ranks can share the reading.
+        contents: read every byte; else only see that each file is there and as long as it should be.
     """
     try:
         manifest = load_checkpoint_manifest(folder)
@@ -92,15 +123,22 @@ def verify_checkpoint(folder: Path, part: int = 0, parts: int = 1) -> list[str]:
             problems.append(f"{path} is missing")
         elif path.stat().st_size != expected["bytes"]:
             problems.append(f"{path} has {path.stat().st_size} bytes instead of {expected['bytes']}")
-        elif file_hash(path) != expected["xxh3_128"]:
-            problems.append(f"{path} is damaged: its checksum is not the manifest's")
+        elif contents and (problem := _content_problem(path, expected["xxh3_128"])):
+            problems.append(problem)
     return problems
+
+
+def _content_problem(path: Path, expected: str) -> str | None:
+    try:
+        return None if file_hash(path) == expected else f"{path} is damaged: its checksum is not the manifest's"
+    except OSError as error:
+        return f"{path} can't be read: {error.strerror}"
 
 
 def publish_checkpoint(staged: Path, final: Path, manifest: CheckpointManifest) -> None:
     """Write the manifest and rename the staged folder into place. One rank does it, after all have written theirs."""
-    content = asdict(manifest)
-    write_json(staged / MANIFEST, {**content, "xxh3_128": json_hash(content)})
+    with whole_file(staged / MANIFEST) as file:
+        file.write(manifest_bytes(manifest))
     if final.exists():
         # A checkpoint of this step that did not verify, or this run would not be here again.
         remove_checkpoint(final)
@@ -115,11 +153,20 @@ def remove_checkpoint(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def keep_newest(folder: Path, keep: int) -> list[Path]:
-    """Remove all but the newest `keep` checkpoints (0 keeps all) and what broken saves left; return the removed."""
+def clear_debris(folder: Path) -> None:
+    """Remove what saves and removals left that were killed half-way."""
     for debris in (*folder.glob("step-*.tmp"), *folder.glob("step-*.removed")):
         shutil.rmtree(debris)
-    doomed = list_checkpoints(folder)[:-keep] if keep else []
-    for checkpoint in doomed:
-        remove_checkpoint(checkpoint)
-    return doomed
+
+
+def lacking_room(folder: Path, sizes: list[int]) -> str | None:
+    """Return what is wrong if files of these bytes don't fit on a folder's file system, in whole blocks."""
+    system = os.statvfs(folder)
+    needed = sum(-(-size // system.f_frsize) for size in sizes) * system.f_frsize
+    free = system.f_bavail * system.f_frsize
+    if needed <= free:
+        return None
+    return (
+        f"it needs {needed:,} bytes, and {free:,} are free on the file system of {folder}: make room, or let "
+        "checkpoint.keep leave fewer there"
+    )

@@ -29,10 +29,15 @@ from train.model.transformer import Transformer, TransformerConfig
 
 @dataclass(frozen=True)
 class Found:
-    """The newest checkpoint that verifies, if any, and the newer ones that don't with what is wrong with them."""
+    """The newest checkpoint that verifies, if any, and the newer ones that don't with what is wrong with them.
+
+    Args:
+        fetched_from: the place that it was fetched from, if it wasn't here.
+    """
 
     checkpoint: Path | None
     rejected: list[tuple[Path, list[str]]]
+    fetched_from: str | None = None
 
 
 def find_newest_whole(folder: Path, world: World) -> Found:

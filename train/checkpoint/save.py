@@ -1,45 +1,75 @@
-"""Writing a checkpoint: every rank its part beside the others, published by one rename after all agree."""
+"""What a checkpoint is told to hold: its settings, the trainer's state, and that of random numbers and loss scale."""
 
 from __future__ import annotations
 
 import random
-import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy
-import safetensors.torch
 import torch
 
-from data_pipeline.foundation.errors import Failure
-from data_pipeline.foundation.files import file_hash, fresh_folder, sync_folder, text_hash, write_json
+from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.files import text_hash
+from data_pipeline.foundation.places import check_place
 from data_pipeline.tokenization.tokenizer import Tokenizer
-from train.checkpoint.folder import (
-    FORMAT_VERSION,
-    MODEL,
-    TOKENIZER,
-    TRAINER,
-    CheckpointManifest,
-    checkpoint_name,
-    publish_checkpoint,
-)
-from train.checkpoint.pieces import owned_pieces, state_of
-from train.checkpoint.state_file import write_state_file
+from train.checkpoint.retention import Retention
 from train.engine import Engine
 
 
 @dataclass
 class CheckpointConfig:
-    """When checkpoints are written and how many stay.
+    """When checkpoints are written, how, and which stay.
 
     Args:
         every: steps between two; 0 writes only where the run ends or is stopped.
         keep: how many of the newest stay; 0 keeps all.
+        keep_every: checkpoints of steps that are a multiple of it stay for good; 0 is none.
+        keep_best: how many with the lowest validation loss stay, of those whose step was validated.
+        asynchronous: train on while a copy in host memory is written; it costs that much memory.
+        upload: where each checkpoint is copied to as well, in a folder with the run's name: `s3://bucket/prefix`,
+            `gs://…` or a path. `keep`, `keep_every` and `keep_best` hold there, too.
     """
 
     every: int = 100
     keep: int = 3
+    keep_every: int = 0
+    keep_best: int = 0
+    asynchronous: bool = True
+    upload: str | None = None
+
+    @property
+    def retention(self) -> Retention:
+        return Retention(self.keep, self.keep_every, self.keep_best)
+
+
+def check_checkpoints(config: CheckpointConfig, validated_every: int) -> None:
+    """Refuse what can't work.
+
+    Raises:
+        UserError: names the setting, the reason and the mend.
+    """
+    for key in ("every", "keep", "keep_every", "keep_best"):
+        if getattr(config, key) < 0:
+            raise UserError(f"checkpoint.{key}={getattr(config, key)} must be at least 0")
+    if config.keep_every and (not config.every or config.keep_every % config.every):
+        raise UserError(
+            f"checkpoint.keep_every={config.keep_every} must be a multiple of checkpoint.every={config.every}: "
+            "there is no checkpoint of the steps between"
+        )
+    if config.keep_best and not (config.every and validated_every):
+        raise UserError(
+            f"checkpoint.keep_best={config.keep_best} needs checkpoint.every and validation.every: the best are those "
+            "with the lowest validation loss at their step"
+        )
+    if config.keep_best and config.every % validated_every and validated_every % config.every:
+        raise UserError(
+            f"checkpoint.keep_best={config.keep_best}: checkpoint.every={config.every} and "
+            f"validation.every={validated_every} rarely meet; make one a multiple of the other"
+        )
+    if config.upload is not None:
+        check_place(config.upload)
 
 
 @dataclass(frozen=True)
@@ -54,6 +84,7 @@ class TrainerState:
         loss_scaler: state of fp16's loss scale.
         lineage: the run, its dataset and its configuration, by name and fingerprint.
         lost: bad files of the dataset whose shards are left out.
+        validation_loss: of this very step, if it was validated.
     """
 
     step: int
@@ -63,6 +94,7 @@ class TrainerState:
     loss_scaler: dict[str, float] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+    validation_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,53 +106,6 @@ class CheckpointContext:
     model: dict[str, Any]
     dataset_fingerprint: str
     configuration_fingerprint: str
-
-
-def save_checkpoint(engine: Engine, state: TrainerState, context: CheckpointContext) -> Path:
-    """Write and publish a checkpoint of the present state. Every rank calls it; all return or all raise.
-
-    Returns:
-        the published folder.
-
-    Raises:
-        Failure: some rank could not write; nothing is published and earlier checkpoints are as they were.
-    """
-    world = engine.world
-    final = context.folder / checkpoint_name(state.step)
-    staged = final.with_name(final.name + ".tmp")
-    files: dict[str, dict[str, Any]] = {}
-    problem = None
-    if world.is_main:
-        try:
-            files |= _write_shared(staged, state, context)
-        except OSError as error:
-            problem = f"rank 0: {error}"
-    if problem := world.from_main(problem):
-        raise _not_saved(staged, problem, world.is_main)
-    try:
-        files |= _write_rank(engine, staged)
-    except OSError as error:
-        problem = f"rank {world.rank}: {error}"
-    parts = world.gather((files, problem))
-    if problems := [problem for _, problem in parts if problem]:
-        raise _not_saved(staged, "; ".join(problems), world.is_main)
-    if world.is_main:
-        manifest = CheckpointManifest(
-            format_version=FORMAT_VERSION,
-            step=state.step,
-            world_size=world.size,
-            zero_stage=engine.stage,
-            dataset_fingerprint=context.dataset_fingerprint,
-            configuration_fingerprint=context.configuration_fingerprint,
-            files={name: entry for part, _ in parts for name, entry in part.items()},
-        )
-        try:
-            publish_checkpoint(staged, final, manifest)
-        except OSError as error:
-            problem = f"rank 0: {error}"
-    if problem := world.from_main(problem):
-        raise _not_saved(staged, problem, world.is_main)
-    return final
 
 
 def loss_scaler_of(engine: Engine) -> dict[str, float]:
@@ -138,27 +123,6 @@ def restore_loss_scaler(engine: Engine, state: dict[str, float]) -> None:
 
 def _loss_scaler(engine: Engine) -> Any:
     return engine.deepspeed.optimizer.loss_scaler
-
-
-def _write_shared(staged: Path, state: TrainerState, context: CheckpointContext) -> dict[str, dict[str, Any]]:
-    """Write what all ranks have in common into a new staged folder."""
-    fresh_folder(staged)
-    write_json(staged / TRAINER, asdict(state))
-    write_json(staged / MODEL, context.model)
-    context.tokenizer.save(staged / TOKENIZER)
-    sync_folder(staged / TOKENIZER)
-    paths = [path for path in staged.rglob("*") if path.is_file()]
-    return {str(path.relative_to(staged)): _entry(path.stat().st_size, file_hash(path)) for path in paths}
-
-
-def _write_rank(engine: Engine, staged: Path) -> dict[str, dict[str, Any]]:
-    """Write this rank's pieces of state and its random state."""
-    rank, ranks = engine.world.rank, engine.world.size
-    state_name, random_name = f"state-{rank:05d}-of-{ranks:05d}.safetensors", f"random-{rank:05d}.safetensors"
-    size, digest = write_state_file(staged / state_name, state_of(engine, owned_pieces(engine)))
-    safetensors.torch.save_file(random_state(), staged / random_name)
-    path = staged / random_name
-    return {state_name: _entry(size, digest), random_name: _entry(path.stat().st_size, file_hash(path))}
 
 
 def seed_random_state(seed: int, rank: int) -> None:
@@ -190,13 +154,3 @@ def restore_random_state(state: dict[str, torch.Tensor]) -> None:
     numpy.random.set_state(("MT19937", numpy.array(keys, dtype=numpy.uint32), position, 0, 0.0))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def _entry(size: int, digest: str) -> dict[str, Any]:
-    return {"bytes": size, "xxh3_128": digest}
-
-
-def _not_saved(staged: Path, problem: str, is_main: bool) -> Failure:
-    if is_main:
-        shutil.rmtree(staged, ignore_errors=True)
-    return Failure(f"checkpoint {staged.stem} could not be saved ({problem}); earlier checkpoints are untouched")

@@ -35,26 +35,42 @@ class PieceRange:
     def key(self) -> str:
         return f"{self.parameter}/{self.kind}"
 
+    @property
+    def elements(self) -> int:
+        return self.stop - self.start
+
+
+def state_header(pieces: Iterable[PieceRange]) -> bytes:
+    """Return the head of a state file, which says where in it each piece lies."""
+    pieces = list(pieces)
+    header: dict[str, object] = {
+        "__metadata__": {"ranges": json.dumps({piece.key: [piece.start, piece.stop, piece.shape] for piece in pieces})}
+    }
+    at = 0
+    for piece in pieces:
+        size = 4 * piece.elements
+        header[piece.key] = {"dtype": "F32", "shape": [piece.elements], "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def state_file_bytes(pieces: Iterable[PieceRange]) -> int:
+    """Return how long the state file of some pieces will be."""
+    pieces = list(pieces)
+    return len(state_header(pieces)) + sum(4 * piece.elements for piece in pieces)
+
 
 def write_state_file(path: Path, pieces: Iterable[tuple[PieceRange, Tensor]]) -> tuple[int, str]:
     """Write pieces of float32 state; return the file's bytes and its xxh3-128."""
     entries = list(pieces)
-    header: dict[str, object] = {
-        "__metadata__": {"ranges": json.dumps({r.key: [r.start, r.stop, r.shape] for r, _ in entries})}
-    }
-    at = 0
-    for piece, _ in entries:
-        size = 4 * (piece.stop - piece.start)
-        header[piece.key] = {"dtype": "F32", "shape": [piece.stop - piece.start], "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
     with hashed_file(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(state_header(piece for piece, _ in entries))
         for piece, values in entries:
             values = values.detach().to("cpu", torch.float32).contiguous()
-            if values.numel() != piece.stop - piece.start:
-                raise ValueError(f"{piece.key}: {values.numel()} values for a range of {piece.stop - piece.start}")
+            if values.numel() != piece.elements:
+                raise ValueError(f"{piece.key}: {values.numel()} values for a range of {piece.elements}")
             file.write(values.numpy().data.cast("B"))
     return file.bytes, file.hexdigest
 

@@ -21,6 +21,7 @@ from train.telemetry.trackers import Tracker, open_tracker
 
 if TYPE_CHECKING:
     from train.checkpoint.load import Found
+    from train.checkpoint.upload import Sent
     from train.distributed import World
     from train.preflight import Prepared
     from train.settings import TrainConfig
@@ -67,6 +68,9 @@ class RunRecord(AbstractContextManager):
             self._recorder.event("started", 0, ranks=ranks)
         else:
             name = found.checkpoint.name
+            if found.fetched_from is not None:
+                self._recorder.event("checkpoint_fetched", self._first_step, checkpoint=name, place=found.fetched_from)
+                say(f"checkpoint {name} was fetched from {found.fetched_from}")
             self._recorder.event("resumed", self._first_step, checkpoint=name, steps_redone=dropped, ranks=ranks)
             say(f"going on from {found.checkpoint}")
         self._closing.enter_context(self._display)
@@ -94,11 +98,23 @@ class RunRecord(AbstractContextManager):
             self._tracker.sample(step, prompt, text)
             self._display.note(f"step {step:,}, “{prompt}”: {' '.join(text.split())[:SAMPLE_CHARACTERS]}")
 
+    def stalled(self, seconds: float) -> None:
+        """Count time that training stood still to save; it goes into the next row."""
+        self._stall_seconds += seconds
+
     def saved(self, step: int, checkpoint: Path, seconds: float) -> None:
-        """Record a published checkpoint; its seconds go into the next row."""
+        """Record a published checkpoint, and how long it took from its step on."""
         if self._world.is_main:
-            self._stall_seconds += seconds
             self._recorder.event("checkpoint_saved", step, checkpoint=checkpoint.name, seconds=seconds)
+
+    def uploaded(self, sent: Sent) -> None:
+        """Record what became of a checkpoint that was to be sent elsewhere."""
+        details = {"checkpoint": sent.checkpoint, "place": sent.place, "seconds": sent.seconds}
+        if sent.problem is None:
+            self._recorder.event("checkpoint_uploaded", sent.step, **details)
+            return
+        self._recorder.event("checkpoint_upload_failed", sent.step, **details, reason=sent.problem)
+        self._display.note(f"checkpoint {sent.checkpoint} could not be uploaded, and training goes on: {sent.problem}")
 
     def failed(self, step: int, error: BaseException) -> None:
         """Record that the run broke."""

@@ -15,9 +15,11 @@ from data_pipeline.foundation.files import file_hash
 from train.checkpoint.folder import (
     CheckpointManifest,
     checkpoint_name,
-    keep_newest,
+    clear_debris,
     list_checkpoints,
     load_checkpoint_manifest,
+    manifest_bytes,
+    parse_checkpoint_manifest,
     publish_checkpoint,
     verify_checkpoint,
 )
@@ -146,22 +148,29 @@ def test_steps_are_in_numerical_order_beyond_eight_digits(tmp_path):
     assert [int(path.name[5:]) for path in list_checkpoints(tmp_path)] == [5, 99_999_999, 100_000_000]
 
 
-def test_the_newest_are_kept_and_debris_is_cleared(tmp_path):
-    for step in (1, 2, 3, 4):
-        publish(tmp_path, step)
+def test_debris_is_cleared_and_nothing_else(tmp_path):
+    whole = publish(tmp_path, 4)
     for name in ("step-00000005.tmp", "step-00000000.removed"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "half").write_text("written")
-    removed = keep_newest(tmp_path, 2)
-    assert [path.name for path in removed] == ["step-00000001", "step-00000002"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+    clear_debris(tmp_path)
+    assert list(tmp_path.iterdir()) == [whole] and verify_checkpoint(whole) == []
 
 
-def test_keeping_zero_keeps_all(tmp_path):
-    for step in (1, 2, 3):
-        publish(tmp_path, step)
-    assert keep_newest(tmp_path, 0) == []
-    assert len(list_checkpoints(tmp_path)) == 3
+def test_sizes_alone_can_be_looked_at(tmp_path):
+    checkpoint = publish(tmp_path, 10)
+    flip_one_bit(checkpoint / "model.json")
+    assert verify_checkpoint(checkpoint, contents=False) == []
+    cut_short(checkpoint / "model.json")
+    assert len(verify_checkpoint(checkpoint, contents=False)) == 1
+
+
+@pytest.mark.parametrize("name", ["../model.json", "/etc/hostname", "tokenizer/../../x", ".", "a//b", "a\nb", ""])
+def test_a_manifest_that_leads_out_of_the_folder_is_refused(tmp_path, name):
+    entry = {"bytes": 1, "xxh3_128": "0" * 32}
+    data = manifest_bytes(CheckpointManifest(1, 1, 1, 0, "dataset", "configuration", {name: entry}))
+    with pytest.raises(Failure, match="can't be a file of a checkpoint"):
+        parse_checkpoint_manifest(data, "somewhere")
 
 
 def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import safetensors.torch
 import torch
+from commands import python, run_command
 
 from data_pipeline.foundation.files import file_hash
 from train.checkpoint.state_file import MASTER, PieceRange, StateFile, write_state_file
@@ -54,3 +57,26 @@ def test_a_rank_that_holds_nothing_writes_an_empty_file(tmp_path):
 def test_values_that_do_not_fill_their_range_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"norm.weight/master: 2 values for a range of 3"):
         write_state_file(tmp_path / "state.safetensors", [(PIECES[2][0], torch.zeros(2))])
+
+
+READING = """
+import re, resource, sys
+from pathlib import Path
+import torch
+from train.checkpoint.load import StateReader
+elements, out, reader = int(sys.argv[1]), torch.ones(int(sys.argv[1]) // 2), StateReader(Path("."))
+held = 1024 * int(re.search(r"VmData:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+resource.setrlimit(resource.RLIMIT_DATA, (held + 48_000_000, held + 48_000_000))
+reader.fill("w", "master", (elements,), elements // 4, out)
+assert not out.any()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process can't be held to an amount of memory")
+def test_a_large_range_is_read_in_little_memory_beside_its_own(tmp_path):
+    elements = 1 << 26
+    values = torch.zeros(1).expand(elements)
+    piece = PieceRange("w", MASTER, 0, elements, (elements,))
+    write_state_file(tmp_path / "state-00000-of-00001.safetensors", [(piece, values)])
+    done = run_command(python("-c", READING, str(elements)), tmp_path)
+    assert done.code == 0, done.err
