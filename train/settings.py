@@ -12,6 +12,7 @@ from train.batch import BatchConfig
 from train.checkpoint.save import CheckpointConfig
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
 from train.distributed import ClusterConfig
+from train.guard import GuardConfig, check_guard
 from train.model.transformer import TransformerConfig
 from train.objective import ObjectiveConfig, check_objective
 from train.optimizer import OptimizerConfig, check_optimizer
@@ -65,6 +66,7 @@ class TrainConfig:
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
@@ -80,6 +82,8 @@ FREE_TO_CHANGE = (
     "data.cache",
     "data.path",
     "deepspeed",
+    "guard.replica_check_every",
+    "guard.rollbacks",
     "log_every",
     "precision",
     "run",
@@ -113,6 +117,7 @@ def check_settings(config: TrainConfig) -> None:
     check_schedule(config.schedule, config.steps)
     check_objective(config.objective)
     check_optimizer(config.optimizer)
+    check_guard(config.guard)
     check_zero(config.zero, config.precision)
     check_passed_through(config.deepspeed)
     check_data(config.data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +16,7 @@ from train.checkpoint.pieces import optimizer_steps
 from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of, save_checkpoint, seed_random_state
 from train.distributed import World
 from train.engine import Engine, StepResult
+from train.guard import Guard, given_up
 from train.hardware import peak_flops, peak_memory, slow_format_warning
 from train.objective import build_objective
 from train.preflight import Prepared
@@ -66,6 +66,7 @@ class Trainer:
         if self.found.checkpoint is not None:
             self.state = load_checkpoint(self.engine, self.found.checkpoint)
         self.saved_step = self.state.step
+        self.guard = Guard(self.config.guard, self.state.guard)
         share = Share(prepared.batch.micro, world.rank, world.size)
         self.stream = prepared.data.stream(share, bool(prepared.model.document_mask), world, self.state.lost)
         self.flops_per_token = prepared.model.flops_per_token(self.config.data.sequence_length)
@@ -104,18 +105,20 @@ class Trainer:
         for shard in left_out:
             self.record.left_out(step, shard)
         rate = config.optimizer.learning_rate * rate_factor(config.schedule, step, config.steps)
-        result = self.engine.train_step(mine, self.objective, rate)
-        self._refuse_bad_numbers(step, result)
+        numbers = self.prepared.data.steps.numbers(step - 1)
+        self.guard.enter(self.prepared.data.steps.segment(step - 1).stage)
+        result = self.engine.train_step(mine, self.objective, rate, self.guard.judge)
         seconds = time.perf_counter() - started
         tokens = result.targets
         self.state = TrainerState(
             step=step,
-            sequences=self.prepared.data.steps.numbers(step).start,
+            sequences=numbers.stop,
             tokens=self.state.tokens + tokens,
             optimizer_steps=self.state.optimizer_steps,
             lineage=self.prepared.lineage,
             lost=self.stream.lost,
         )
+        self._remember(step, result, numbers)
         row: dict[str, Any] = {
             "step": step,
             "tokens": self.state.tokens,
@@ -145,6 +148,7 @@ class Trainer:
                 **asdict(self.state),
                 "optimizer_steps": optimizer_steps(self.engine),
                 "loss_scaler": loss_scaler_of(self.engine),
+                "guard": self.guard.state(),
             }
         )
         folder = save_checkpoint(self.engine, state, self._context())
@@ -180,12 +184,38 @@ class Trainer:
             return requests.reason or "another rank was asked to stop"
         return None
 
-    def _refuse_bad_numbers(self, step: int, result: StepResult) -> None:
-        if not math.isfinite(result.loss):
-            raise Failure(
-                f"the loss of step {step} is {result.loss}: the newest checkpoint is of step {self.saved_step}. "
-                "Lower optimizer.learning_rate or lengthen schedule.warmup_steps, in a run of another name"
-            )
+    def _remember(self, step: int, result: StepResult, numbers: range) -> None:
+        """Take note of a step, good or bad, and roll back if it is time to."""
+        if result.refused is None and not result.overflowed:
+            self.guard.learnt(result.loss, result.gradient_norm)
+            return
+        reason = result.refused or "fp16 overflowed, and its loss scale was lowered"
+        self.record.skipped(step, reason, result.loss, result.gradient_norm, numbers)
+        if result.refused and self.guard.skipped(step):
+            self._roll_back(step, reason)
+
+    def _roll_back(self, step: int, reason: str) -> None:
+        """Bring back the weights and moments from before the bad steps, and go on with the next step.
+
+        Only checkpoints of regular steps count: which others there are depends on when the run was stopped, and what
+        it learns must not.
+
+        Raises:
+            Failure: there is none, or the run has rolled back often enough.
+        """
+        self.guard.require_rollback(step, reason)
+        every = self.config.checkpoint.every
+        found = find_newest_whole(
+            self.run.checkpoints,
+            self.world,
+            lambda number: every > 0 and number % every == 0 and self.guard.may_return_to(number),
+        )
+        if found.checkpoint is None:
+            raise given_up(step, reason, "there is no good checkpoint from before them")
+        before = load_checkpoint(self.engine, found.checkpoint)
+        times = self.guard.rolled_back(before.step)
+        first = self.prepared.data.steps.numbers(before.step).start
+        self.record.rolled_back(step, reason, found.checkpoint, range(first, self.state.sequences), times)
 
     def _write_samples(self, step: int) -> None:
         written = write_samples(self.engine, self.config.samples, self.prepared.data.tokenizer, self.config.seed)

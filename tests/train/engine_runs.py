@@ -108,7 +108,7 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
     result: dict[str, Any] = {"losses": {}, "norms": {}, "targets": {}, "checkpoints": {}, "refused": {}}
     first = load_checkpoint(engine, Path(plan.load)).step if plan.load else 0
     for step in range(first + 1, plan.steps + 1):
-        done = engine.train_step(my_batches(step, world, plan), objective, rate(step))
+        done = engine.train_step(my_batches(step, world, plan), objective, rate(step), lambda loss, norm: None)
         result["losses"][step], result["norms"][step] = done.loss, done.gradient_norm
         result["targets"][step] = done.targets
         if folder := plan.save_at.get(str(step)):

@@ -44,12 +44,16 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the published checkpoints of a run, oldest first, without looking inside."""
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if path.is_dir() and re.fullmatch(r"step-\d{8,}", path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
 
 
 def load_checkpoint_manifest(folder: Path) -> CheckpointManifest:

@@ -87,6 +87,23 @@ class RunRecord(AbstractContextManager):
                 f"step {step:,}, {shard.file} is left out, and with it {shard.tokens:,} tokens an epoch: {shard.reason}"
             )
 
+    def skipped(self, step: int, reason: str, loss: float, norm: float, numbers: range) -> None:
+        """Record that nothing was learnt from a step."""
+        if self._world.is_main:
+            sequences = [numbers.start, numbers.stop - 1]
+            self._recorder.event("step_skipped", step, reason=reason, loss=loss, grad_norm=norm, sequences=sequences)
+            self._display.note(f"step {step:,} is skipped: {reason}")
+
+    def rolled_back(self, step: int, reason: str, checkpoint: Path, numbers: range, times: int) -> None:
+        """Record that weights of an earlier step came back, and that nothing is learnt from the sequences since."""
+        if self._world.is_main:
+            sequences = [numbers.start, numbers.stop - 1]
+            details = {"reason": reason, "checkpoint": checkpoint.name, "sequences": sequences, "times": times}
+            self._recorder.event("rolled_back", step, **details)
+            self._display.note(
+                f"step {step:,}: {reason}; going on with the weights of {checkpoint.name}, without what was read since"
+            )
+
     def sample(self, step: int, prompt: str, text: str) -> None:
         """Record text that the model wrote."""
         if self._world.is_main:
