@@ -165,7 +165,9 @@ def check_data(config: DataConfig) -> None:
     if config.raw.paths:
         _check_raw(config)
     elif config.path is None:
-        raise UserError("`data.path` is required: give a dataset folder, here or at a URL, that `headrace prepare` wrote")
+        raise UserError(
+            "`data.path` is required: give a dataset folder, here or at a URL, that `headrace prepare` wrote"
+        )
     if config.bad_shards not in BAD_SHARDS:
         raise UserError(f"data.bad_shards={config.bad_shards}: there are {', '.join(BAD_SHARDS)}")
     if not config.cache.gigabytes > 0 or config.cache.ahead < 0:

@@ -149,7 +149,9 @@ class Guard:
         """
         if self._memory.rollbacks >= self._config.rollbacks:
             raise given_up(
-                step, reason, f"the run has rolled back {self._memory.rollbacks} times (guard.rollbacks), and that's all"
+                step,
+                reason,
+                f"the run has rolled back {self._memory.rollbacks} times (guard.rollbacks), and that's all",
             )
 
     def rolled_back(self, step: int) -> int:

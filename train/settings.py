@@ -20,6 +20,7 @@ from train.precision import PrecisionConfig
 from train.samples import SamplesConfig
 from train.schedule import ScheduleConfig, check_schedule
 from train.telemetry.trackers import TrackerConfig
+from train.time_limit import parse_seconds
 from train.validation import ValidationConfig
 
 
@@ -45,6 +46,8 @@ class TrainConfig:
         seed: of initial weights, order of data and samples.
         steps: optimizer steps; the schedule counts on them.
         stop_after: leave with a checkpoint and exit code 75 after that step.
+        time_limit: seconds, HH:MM:SS or D-HH:MM:SS from the start on, by which to have left like that. SLURM's own
+            limit is known without.
         log_every: steps between two rows of `metrics.jsonl`.
         activation_checkpointing: recompute each block in the backward pass: less memory, a third more work.
         deepspeed: options passed through to DeepSpeed, checked by name.
@@ -54,6 +57,7 @@ class TrainConfig:
     seed: int = 0
     steps: int = 1000
     stop_after: int | None = None
+    time_limit: str | None = None
     log_every: int = 1
     activation_checkpointing: bool = False
     data: DataConfig = field(default_factory=DataConfig)
@@ -89,6 +93,7 @@ FREE_TO_CHANGE = (
     "run",
     "samples",
     "stop_after",
+    "time_limit",
     "tracker",
     "validation",
     "zero",
@@ -104,6 +109,7 @@ def check_settings(config: TrainConfig) -> None:
     """
     at_least = {"steps": 1, "log_every": 1, "checkpoint.every": 0, "checkpoint.keep": 0, "validation.every": 0}
     at_least |= {"validation.sequences": 1, "samples.every": 0, "samples.tokens": 1}
+    at_least |= {"cluster.hang_seconds": 0, "cluster.straggler_ratio": 0}
     for key, least in at_least.items():
         value: Any = config
         for part in key.split("."):
@@ -112,6 +118,8 @@ def check_settings(config: TrainConfig) -> None:
             raise UserError(f"{key}={value} must be at least {least}")
     if config.stop_after is not None and config.stop_after < 1:
         raise UserError(f"stop_after={config.stop_after} must be at least 1")
+    if config.time_limit is not None:
+        parse_seconds(config.time_limit)
     if config.cluster.kind != "local":
         raise UserError(f"cluster.kind={config.cluster.kind}: there is local")
     check_schedule(config.schedule, config.steps)

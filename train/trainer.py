@@ -20,13 +20,20 @@ from train.guard import Guard, given_up
 from train.hardware import peak_flops, peak_memory, slow_format_warning
 from train.objective import build_objective
 from train.preflight import Prepared
+from train.replicas import check_replicas
 from train.run_folder import check_run, open_run
 from train.samples import write_samples
 from train.schedule import rate_factor
 from train.settings import TrainConfig
 from train.stopping import StopRequests
+from train.stragglers import Stragglers
 from train.telemetry.run_record import RunRecord
+from train.time_limit import TimeLimit
 from train.validation import Validation
+from train.watchdog import Watchdog
+
+STATE_BYTES = 12
+"""Of a checkpoint, per parameter: its float32 weight and two moments."""
 
 
 class Trainer:
@@ -45,6 +52,18 @@ class Trainer:
         world.on_main(lambda: self._require_one_dataset(datasets))
         self.found = self._find_checkpoint()
         world.on_main(lambda: open_run(self.run, composed))
+        self.watchdog = Watchdog(self.run.path, world, self.config.cluster.hang_seconds, 0)
+        try:
+            self._start(composed, prepared, world)
+        except BaseException as error:
+            explained = self.watchdog.explain(error)
+            self.watchdog.close()
+            if explained is error:
+                raise
+            raise explained from error
+
+    def _start(self, composed: Composed[TrainConfig], prepared: Prepared, world: World) -> None:
+        """Build everything, and bring it to where the run goes on."""
         if world.is_main and (warning := slow_format_warning(world.device, self.config.precision.kind)):
             say(warning)
         self.engine = Engine(
@@ -65,8 +84,11 @@ class Trainer:
         self.state = TrainerState(0, 0, 0, 0, lineage=prepared.lineage)
         if self.found.checkpoint is not None:
             self.state = load_checkpoint(self.engine, self.found.checkpoint)
-        self.saved_step = self.state.step
+        self.saved_step = self.first_step = self.state.step
         self.guard = Guard(self.config.guard, self.state.guard)
+        self.stragglers = Stragglers(self.config.cluster.straggler_ratio)
+        self.waited = 0.0
+        self.time_limit = TimeLimit(self.config.time_limit, STATE_BYTES * prepared.parameters / world.size)
         share = Share(prepared.batch.micro, world.rank, world.size)
         self.stream = prepared.data.stream(share, bool(prepared.model.document_mask), world, self.state.lost)
         self.flops_per_token = prepared.model.flops_per_token(self.config.data.sequence_length)
@@ -90,24 +112,32 @@ class Trainer:
                 self._save()
                 return self._end("finished", 0)
             except BaseException as error:
-                record.failed(self.state.step, error)
-                raise
+                explained = self.watchdog.explain(error)
+                record.failed(self.state.step, explained)
+                if explained is error:
+                    raise
+                raise explained from error
             finally:
+                self.watchdog.close()
                 self.stream.close()
                 self.engine.close()
 
     def step(self) -> None:
         """Learn from the next batch, measure what is due and write it down."""
         config, started = self.config, time.perf_counter()
+        step = self.state.step + 1
+        is_first = self.state.step == self.first_step
+        self.watchdog.at(step, "reading", is_first)
         mine, left_out = self.stream.next(self.state.step)
         waited = time.perf_counter() - started
-        step = self.state.step + 1
+        self.watchdog.at(step, "learning", is_first)
         for shard in left_out:
             self.record.left_out(step, shard)
         rate = config.optimizer.learning_rate * rate_factor(config.schedule, step, config.steps)
         numbers = self.prepared.data.steps.numbers(step - 1)
         self.guard.enter(self.prepared.data.steps.segment(step - 1).stage)
-        result = self.engine.train_step(mine, self.objective, rate, self.guard.judge)
+        result = self.engine.train_step(mine, self.objective, rate, self.guard.judge, self.waited)
+        self.waited = waited
         seconds = time.perf_counter() - started
         tokens = result.targets
         self.state = TrainerState(
@@ -118,7 +148,11 @@ class Trainer:
             lineage=self.prepared.lineage,
             lost=self.stream.lost,
         )
+        for slow in self.stragglers.step(result.busy_seconds):
+            self.record.straggler(step, slow)
         self._remember(step, result, numbers)
+        if self._due(config.guard.replica_check_every):
+            check_replicas(self.engine)
         row: dict[str, Any] = {
             "step": step,
             "tokens": self.state.tokens,
@@ -132,6 +166,7 @@ class Trainer:
             "memory_bytes": peak_memory(self.world.device),
         }
         if self.validation and (self._due(config.validation.every) or step == config.steps):
+            self.watchdog.at(step, "validating", is_slow=True)
             row |= self.validation.measure(self.engine, self.objective)
         if self._due(config.samples.every) or step == config.steps:
             self._write_samples(step)
@@ -142,6 +177,9 @@ class Trainer:
         """Write a checkpoint of this step, unless it is written already, and let old ones go."""
         if self.saved_step == self.state.step:
             return
+        self.watchdog.at(self.state.step, "saving", is_slow=True)
+        if self.config.guard.replica_check_every:
+            check_replicas(self.engine)
         started = time.perf_counter()
         state = TrainerState(
             **{
@@ -156,6 +194,7 @@ class Trainer:
             keep_newest(self.run.checkpoints, self.config.checkpoint.keep)
         self.saved_step = self.state.step
         self.record.saved(self.state.step, folder, time.perf_counter() - started)
+        self.time_limit.saved(time.perf_counter() - started)
 
     def _end(self, status: str, exit_code: int, **details: Any) -> int:
         self.record.end(status, self.state.step, exit_code, **details)
@@ -180,8 +219,9 @@ class Trainer:
         """Return why to end after this step, the same on every rank."""
         if self.config.stop_after is not None and self.state.step >= self.config.stop_after:
             return f"stop_after={self.config.stop_after}"
-        if self.world.any(requests.reason is not None):
-            return requests.reason or "another rank was asked to stop"
+        reason = requests.reason or self.time_limit.reason()
+        if self.world.any(reason is not None):
+            return reason or "another rank was asked to stop"
         return None
 
     def _remember(self, step: int, result: StepResult, numbers: range) -> None:
@@ -212,12 +252,14 @@ class Trainer:
         )
         if found.checkpoint is None:
             raise given_up(step, reason, "there is no good checkpoint from before them")
+        self.watchdog.at(step, "rolling back", is_slow=True)
         before = load_checkpoint(self.engine, found.checkpoint)
         times = self.guard.rolled_back(before.step)
         first = self.prepared.data.steps.numbers(before.step).start
         self.record.rolled_back(step, reason, found.checkpoint, range(first, self.state.sequences), times)
 
     def _write_samples(self, step: int) -> None:
+        self.watchdog.at(step, "writing samples", is_slow=True)
         written = write_samples(self.engine, self.config.samples, self.prepared.data.tokenizer, self.config.seed)
         for prompt, text in written:
             self.record.sample(step, prompt, text)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from train.distributed import World
     from train.preflight import Prepared
     from train.settings import TrainConfig
+    from train.stragglers import Straggler
     from train.stream import LeftOut
 
 
@@ -93,6 +94,12 @@ class RunRecord(AbstractContextManager):
             sequences = [numbers.start, numbers.stop - 1]
             self._recorder.event("step_skipped", step, reason=reason, loss=loss, grad_norm=norm, sequences=sequences)
             self._display.note(f"step {step:,} is skipped: {reason}")
+
+    def straggler(self, step: int, slow: Straggler) -> None:
+        """Record that a rank has become slow."""
+        if self._world.is_main:
+            self._recorder.event("straggler", step, **asdict(slow))
+            self._display.note(f"step {step:,}: rank {slow.rank} takes {slow.ratio:.2g} times as long as the others")
 
     def rolled_back(self, step: int, reason: str, checkpoint: Path, numbers: range, times: int) -> None:
         """Record that weights of an earlier step came back, and that nothing is learnt from the sequences since."""
