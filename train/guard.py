@@ -35,8 +35,8 @@ class GuardConfig:
         replica_check_every: steps between two comparisons of the ranks' copies of weights; 0 never compares.
     """
 
-    loss_spike: float = 15.0
-    gradient_spike: float = 30.0
+    loss_spike: float = 10.0
+    gradient_spike: float = 10.0
     window: int = 128
     warmup: int = 64
     skips: int = 5
