@@ -68,6 +68,7 @@ VERB = Verb(
         ("batch.micro", "sequences of one forward pass"),
         ("run.name", "name of the run's folder; made from the settings if left out"),
         ("checkpoint.every", "steps between checkpoints"),
+        ("time_limit", "leave with a checkpoint before it is over: seconds or HH:MM:SS"),
         ("deepspeed.KEY", "options passed through to DeepSpeed"),
     ),
     examples=(

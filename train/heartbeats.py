@@ -82,9 +82,10 @@ class OwnHeartbeat:
         # Always as long, in one write: a reader finds the old or the new one, or what it can't read.
         os.pwrite(self._descriptor, json.dumps(asdict(beat)).encode().ljust(RECORD_BYTES), 0)
 
-    def close(self) -> None:
-        """Leave in good order."""
-        self._path.unlink(missing_ok=True)
+    def close(self, in_good_order: bool = True) -> None:
+        """Leave; if not in good order, the file stays and this rank counts as dead."""
+        if in_good_order:
+            self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
 

@@ -8,14 +8,13 @@ only the small parameters that stay whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from data_pipeline.foundation.errors import Failure
-from train.checkpoint.pieces import local_pieces, state_of
+from train.checkpoint.pieces import whole_copies
 from train.engine import Engine
 
 CHUNK_ELEMENTS = 1 << 22
@@ -34,7 +33,7 @@ def check_replicas(engine: Engine) -> None:
     world = engine.world
     if world.size == 1:
         return
-    held = list(replicated(engine))
+    held = list(whole_copies(engine))
     names = [name for name, _ in held]
     if not names:
         return
@@ -48,18 +47,6 @@ def check_replicas(engine: Engine) -> None:
     differing = (largest != smallest).nonzero().flatten().tolist()
     hashes = world.gather(mine[differing].tolist())
     raise Failure(describe([names[number] for number in differing], hashes))
-
-
-def replicated(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """Yield what every rank holds a whole copy of, by name."""
-    if engine.stage == 0:
-        for piece, values in state_of(engine, local_pieces(engine)):
-            yield piece.key, values
-        return
-    parameter: Any  # DeepSpeed hangs attributes of its own on parameters
-    for name, parameter in engine.module.named_parameters():
-        if engine.stage != 3 or parameter.ds_status.name == "AVAILABLE":
-            yield name, parameter.detach()
 
 
 def bit_hash(values: Tensor) -> Tensor:

@@ -197,6 +197,7 @@ class Trainer:
         self.time_limit.saved(time.perf_counter() - started)
 
     def _end(self, status: str, exit_code: int, **details: Any) -> int:
+        self.watchdog.at(self.state.step, "ending", is_slow=True)
         self.record.end(status, self.state.step, exit_code, **details)
         return exit_code
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+import math
 import os
 import shutil
 import sys
@@ -34,6 +35,7 @@ LOST_SECONDS = 60.0
 """Silence of another machine after which, if this rank has no progress either, it counts as gone."""
 SELF_HELP_SECONDS = 3.0
 """For the main thread to fail by itself and end in good order, and for other ranks to see the verdict."""
+FAILURE_CHARACTERS = 300
 OWN_WATCH_SECONDS = 30.0
 """How much later than this thread Python's own watchdog acts."""
 
@@ -64,13 +66,14 @@ class Watchdog:
         self._note, self._dump = self._beats / "verdict.json", self._hangs / f"rank-{world.rank:05d}.txt"
         self._at = _Place(step, 0, "starting", time.monotonic(), True)
         self._closed = threading.Event()
+        self._failure = ""
         if world.is_main:
             shutil.rmtree(self._beats, ignore_errors=True)
         world.barrier()
-        self._own = OwnHeartbeat(self._beats, world.rank)
-        self._beat()
         self._hangs.mkdir(exist_ok=True)
         self._stacks = open(self._dump, "a", encoding="utf-8")  # noqa: SIM115, it stays open for the run
+        self._own = OwnHeartbeat(self._beats, world.rank)
+        self._beat(0.0)
         world.barrier()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
@@ -82,20 +85,21 @@ class Watchdog:
         self._at = _Place(step, place, phase, time.monotonic(), is_slow)
 
     def explain(self, error: BaseException) -> BaseException:
-        """Return what an error comes from: if another rank is gone, a Failure that names it, else the error."""
-        if self._world.size == 1 or not isinstance(error, RuntimeError):
-            return error
-        deadline = time.monotonic() + 3 * POLL_SECONDS
-        while time.monotonic() < deadline:
-            self._look_for_dead(range(self._world.size))
-            if verdict := self._verdict():
-                return Failure(f"{verdict}. Start the run again: it goes on from its newest checkpoint")
-            time.sleep(POLL_SECONDS / 10)
+        """Return what an error that ends this rank comes from, and stop watching.
+
+        Where another rank is gone, that is a Failure which names it; else the error itself, which then is what the
+        others are told of this rank.
+        """
+        if self._world.size > 1 and isinstance(error, RuntimeError) and (verdict := self._await_verdict()):
+            self._closed.set()
+            return Failure(f"{verdict}. Start the run again: it goes on from its newest checkpoint")
+        self._closed.set()
+        self._failure = f"failing: {error}"[:FAILURE_CHARACTERS]
         return error
 
     def close(self) -> None:
-        """Stop watching; this rank leaves in good order."""
-        if self._closed.is_set():
+        """Stop watching, and leave in good order; a rank that failed of its own leaves a file that tells the others."""
+        if self._stacks.closed:
             return
         self._closed.set()
         self._thread.join(timeout=10)
@@ -103,7 +107,10 @@ class Watchdog:
         self._stacks.close()
         if self._dump.stat().st_size == 0:
             self._dump.unlink()
-        self._own.close()
+        if self._failure:
+            at = self._at
+            self._own.write(at.step, at.place, self._failure, time.monotonic() - at.since)
+        self._own.close(in_good_order=not self._failure)
         for folder in (self._hangs, self._beats):
             with contextlib.suppress(OSError):  # not empty, or gone with another rank
                 folder.rmdir()
@@ -121,8 +128,7 @@ class Watchdog:
             if self._at is not place:
                 place, paused = self._at, 0.0
             stuck = now - place.since - paused
-            self._beat()
-            self._arm(stuck)
+            self._beat(stuck)
             if self._world.size > 1:
                 beat = read_heartbeat(self._beats, neighbour)
                 if beat is None or beat.beats != beats_seen:
@@ -135,18 +141,27 @@ class Watchdog:
             if reason := self._verdict():
                 self._end(reason)
 
-    def _beat(self) -> None:
+    def _beat(self, stuck: float = math.inf) -> None:
+        """Give a sign of life, and have Python's own watchdog wait as long as this rank may still be stuck."""
         at = self._at
         with contextlib.suppress(OSError):  # a disk that is full or away for a while is no reason to end
             self._own.write(at.step, at.place, at.phase, time.monotonic() - at.since)
-
-    def _arm(self, stuck: float) -> None:
         if self._hang_seconds:
             left = max(0.0, self._allowed() - stuck) + OWN_WATCH_SECONDS
             faulthandler.dump_traceback_later(left, exit=True, file=self._stacks)
 
     def _allowed(self) -> float:
         return self._hang_seconds * (SLOW_FACTOR if self._at.is_slow else 1.0)
+
+    def _await_verdict(self) -> str | None:
+        """Return why it is over, as soon as a dead rank is seen; None if none is for a few seconds."""
+        deadline = time.monotonic() + 3 * POLL_SECONDS
+        while time.monotonic() < deadline:
+            self._look_for_dead(range(self._world.size))
+            if verdict := self._verdict():
+                return verdict
+            time.sleep(POLL_SECONDS / 10)
+        return None
 
     def _look_for_dead(self, ranks: range | list[int]) -> None:
         for rank in ranks:
@@ -207,6 +222,7 @@ class Watchdog:
         """Write down every thread's stack and end the process, unless the main thread now ends by itself."""
         self._stacks.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}: {reason}\n")
         self._stacks.flush()
+        self._beat()
         faulthandler.dump_traceback(file=self._stacks, all_threads=True)
         # The main thread may be about to fail with more to say, and other ranks have yet to see the verdict.
         if self._pause(SELF_HELP_SECONDS):
