@@ -39,7 +39,7 @@ test: $(READY)
 # Random cases of the order and faults of the disk: 25 times as many as in `make test`. Kills of `prepare`: 100.
 soak: $(READY)
 	HEADRACE_SOAK=25 $(BIN)/python -m pytest tests/data_pipeline/test_order.py tests/system/test_killed_preparation.py \
-		tests/train/checkpoint/test_faults.py
+		tests/train/checkpoint/test_faults.py tests/system/test_lost_ranks.py
 
 DATASET ?= datasets/python_docs
 bench: $(READY)

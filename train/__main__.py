@@ -71,6 +71,7 @@ VERB = Verb(
         ("run.name", "name of the run's folder; made from the settings if left out"),
         ("checkpoint.every", "steps between checkpoints"),
         ("checkpoint.upload", "s3://, gs:// or a path that each is copied to as well"),
+        ("time_limit", "leave with a checkpoint before it is over: seconds or HH:MM:SS"),
         ("deepspeed.KEY", "options passed through to DeepSpeed"),
     ),
     examples=(

@@ -82,6 +82,7 @@ REFUSED_ZERO_OPTIONS = {
     "zenflow": "it overwrites the gradient accumulation (DeepSpeed 0.19)",
     "super_offload": "it needs DeepSpeed's own CPU optimizer",
     "zero_hpz_partition_size": "a secondary partition isn't in our checkpoints",
+    "compute_grad_norm": "every step is judged by it",
     "mics_shard_size": "partitions that differ between groups aren't in our checkpoints",
 }
 

@@ -22,11 +22,16 @@ class ClusterConfig:
     Args:
         kind: `local`: the processes that are there; one without a launcher, or torchrun's or deepspeed's.
         timeout_seconds: how long a process waits for the others in a collective before it gives up.
+        hang_seconds: without an end of a step, until all processes write down where they are and end with exit code 69.
+            The first step, checkpoints, validation and samples have six times as long. 0 waits for ever.
+        straggler_ratio: a rank that takes so many times as long as the others for the same is named; 0 names none.
         threads: CPU threads of each process; None for OMP_NUM_THREADS, or an equal share of the machine's cores.
     """
 
     kind: str = "local"
     timeout_seconds: float = 1800.0
+    hang_seconds: float = 600.0
+    straggler_ratio: float = 1.5
     threads: int | None = None
 
 

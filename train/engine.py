@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -21,15 +22,31 @@ from train.model.transformer import Transformer, TransformerConfig
 from train.objective import Objective
 from train.optimizer import OptimizerConfig, build_optimizer
 from train.precision import PrecisionConfig
+from train.stragglers import DeviceClock
+from train.update import Update
+
+Judge = Callable[[float, float], str | None]
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step's loss over the whole batch before the update, its gradient's length before clipping, its targets."""
+    """What a step came to.
+
+    Args:
+        loss: mean over the targets of the whole batch, before the update.
+        gradient_norm: before clipping.
+        targets: of the whole batch.
+        busy_seconds: (ranks,) that each rank took for reading and the forward passes of the step before.
+        refused: why no update was made, if none was.
+        overflowed: whether fp16 has overflowed, and DeepSpeed lowered its loss scale instead of an update.
+    """
 
     loss: float
     gradient_norm: float
     targets: int
+    busy_seconds: list[float]
+    refused: str | None = None
+    overflowed: bool = False
 
 
 class Engine:
@@ -59,7 +76,7 @@ class Engine:
         passed_through: dict[str, Any] | None = None,
     ):
         deepspeed = import_deepspeed()
-        self.world, self.batch, self.stage, self.clip_norm = world, batch, zero.stage, optimizer.clip_norm
+        self.world, self.batch, self.stage = world, batch, zero.stage
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
         settings = deepspeed_settings(batch, zero, precision, optimizer.clip_norm, passed_through or {})
         try:
@@ -73,13 +90,17 @@ class Engine:
             )
         except ValueError as error:  # pydantic's ValidationError among them
             raise UserError(f"DeepSpeed refuses its configuration: {' '.join(str(error).split())}") from None
+        self._update = Update(self.deepspeed, zero.stage, optimizer.clip_norm)
+        self._forward = DeviceClock(world.device)
 
     @property
     def module(self) -> Transformer:
         return self.deepspeed.module
 
-    def train_step(self, batches: Sequence[Batch], objective: Objective, rate: float) -> StepResult:
-        """Learn from one step's micro-batches.
+    def train_step(
+        self, batches: Sequence[Batch], objective: Objective, rate: float, judge: Judge, waited: float = 0.0
+    ) -> StepResult:
+        """Learn from one step's micro-batches, unless their numbers are bad.
 
         The loss is the mean over the targets of the whole step, over all ranks and micro-batches: each summed loss is
         divided by the number of targets of the step, which a mean of means would get wrong where they differ.
@@ -87,25 +108,33 @@ class Engine:
         Args:
             batches: this rank's micro-batches, as many as the step has on every rank.
             rate: the learning rate.
+            judge: told loss and gradient norm, says why no update shall be made, or None.
+            waited: seconds that this rank waited for data in the step before.
         """
         self._accumulate(len(batches))
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = rate
         device = self.world.device
-        count = torch.tensor(float(sum(map(objective.target_count, batches))), dtype=torch.float64, device=device)
-        targets = int(self.world.sum(count))
+        targets, busy = self._announce(sum(map(objective.target_count, batches)), waited + self._forward.take())
         # DeepSpeed takes the mean over ranks and micro-batches; this factor turns it into the sum over targets.
         factor = self.batch.ranks * len(batches) / max(1, targets)
         summed = torch.zeros((), dtype=torch.float64, device=device)
-        for batch in batches:
-            loss = objective.summed_loss(self.deepspeed, self._on_device(batch))
+        for number, batch in enumerate(batches, 1):
+            with self._forward.measuring():
+                loss = objective.summed_loss(self.deepspeed, self._on_device(batch))
             summed += loss.detach()
             self.deepspeed.backward(loss * factor)
-            norm = self._clip_at_stage_0()
-            self.deepspeed.step()
-        norm = norm if self.stage == 0 else self.deepspeed.get_global_grad_norm()
+            if number < len(batches):
+                self.deepspeed.step()
+        norm = self._update.gradient_norm()
         mean = float(self.world.sum(summed)) / max(1, targets)
-        return StepResult(mean, float("nan") if norm is None else float(norm), targets)
+        # Where fp16's scaled gradients overflow, DeepSpeed skips the update by itself, with another scale for the next.
+        overflows = self.deepspeed.fp16_enabled() and math.isfinite(mean) and not math.isfinite(norm)
+        refused = None if overflows else judge(mean, norm)
+        if refused is None:
+            return StepResult(mean, norm, targets, busy, overflowed=not self._update.take())
+        self._update.drop()
+        return StepResult(mean, norm, targets, busy, refused)
 
     @torch.no_grad()
     def summed_loss(self, batch: Batch, objective: Objective) -> float:
@@ -125,6 +154,13 @@ class Engine:
     def close(self) -> None:
         self.deepspeed.destroy()
 
+    def _announce(self, targets: int, busy_seconds: float) -> tuple[int, list[float]]:
+        """Return the targets of all ranks together, and what time each rank tells of itself, in one all-reduce."""
+        told = torch.zeros(1 + self.world.size, dtype=torch.float64)
+        told[0], told[1 + self.world.rank] = targets, busy_seconds
+        total, *seconds = self.world.sum(told.to(self.world.device)).tolist()
+        return int(total), seconds
+
     def _accumulate(self, micro_batches: int) -> None:
         """Tell DeepSpeed how many micro-batches a step has, where it isn't as many as in the step before."""
         engine = self.deepspeed
@@ -143,12 +179,6 @@ class Engine:
             tokens=batch.tokens.to(device, non_blocking=True),
             targets=batch.targets.to(device, non_blocking=True),
         )
-
-    def _clip_at_stage_0(self) -> Tensor | None:
-        if self.stage != 0 or not self.deepspeed.is_gradient_accumulation_boundary():
-            return None
-        limit = self.clip_norm or float("inf")
-        return torch.nn.utils.clip_grad_norm_(self.module.parameters(), limit)
 
 
 def _build(config: TransformerConfig, seed: int, world: World, stage: int, settings: dict[str, Any]) -> Transformer:

@@ -12,6 +12,7 @@ from train.batch import BatchConfig
 from train.checkpoint.save import CheckpointConfig, check_checkpoints
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
 from train.distributed import ClusterConfig
+from train.guard import GuardConfig, check_guard
 from train.model.transformer import TransformerConfig
 from train.objective import ObjectiveConfig, check_objective
 from train.optimizer import OptimizerConfig, check_optimizer
@@ -19,6 +20,7 @@ from train.precision import PrecisionConfig
 from train.samples import SamplesConfig
 from train.schedule import ScheduleConfig, check_schedule
 from train.telemetry.trackers import TrackerConfig
+from train.time_limit import parse_seconds
 from train.validation import ValidationConfig
 
 
@@ -44,6 +46,8 @@ class TrainConfig:
         seed: of initial weights, order of data and samples.
         steps: optimizer steps; the schedule counts on them.
         stop_after: leave with a checkpoint and exit code 75 after that step.
+        time_limit: seconds, HH:MM:SS or D-HH:MM:SS from the start on, by which to have left like that. SLURM's own
+            limit is known without.
         log_every: steps between two rows of `metrics.jsonl`.
         activation_checkpointing: recompute each block in the backward pass: less memory, a third more work.
         deepspeed: options passed through to DeepSpeed, checked by name.
@@ -53,6 +57,7 @@ class TrainConfig:
     seed: int = 0
     steps: int = 1000
     stop_after: int | None = None
+    time_limit: str | None = None
     log_every: int = 1
     activation_checkpointing: bool = False
     data: DataConfig = field(default_factory=DataConfig)
@@ -65,6 +70,7 @@ class TrainConfig:
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
@@ -80,11 +86,14 @@ FREE_TO_CHANGE = (
     "data.cache",
     "data.path",
     "deepspeed",
+    "guard.replica_check_every",
+    "guard.rollbacks",
     "log_every",
     "precision",
     "run",
     "samples",
     "stop_after",
+    "time_limit",
     "tracker",
     "validation",
     "zero",
@@ -100,6 +109,7 @@ def check_settings(config: TrainConfig) -> None:
     """
     at_least = {"steps": 1, "log_every": 1, "validation.every": 0}
     at_least |= {"validation.sequences": 1, "samples.every": 0, "samples.tokens": 1}
+    at_least |= {"cluster.hang_seconds": 0, "cluster.straggler_ratio": 0}
     for key, least in at_least.items():
         value: Any = config
         for part in key.split("."):
@@ -108,12 +118,15 @@ def check_settings(config: TrainConfig) -> None:
             raise UserError(f"{key}={value} must be at least {least}")
     if config.stop_after is not None and config.stop_after < 1:
         raise UserError(f"stop_after={config.stop_after} must be at least 1")
+    if config.time_limit is not None:
+        parse_seconds(config.time_limit)
     if config.cluster.kind != "local":
         raise UserError(f"cluster.kind={config.cluster.kind}: there is local")
     check_schedule(config.schedule, config.steps)
     check_objective(config.objective)
     check_optimizer(config.optimizer)
     check_checkpoints(config.checkpoint, config.validation.every)
+    check_guard(config.guard)
     check_zero(config.zero, config.precision)
     check_passed_through(config.deepspeed)
     check_data(config.data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,16 +22,24 @@ from train.checkpoint.upload import Uploader
 from train.checkpoint.writer import CheckpointWriter
 from train.distributed import World
 from train.engine import Engine, StepResult
+from train.guard import Guard, given_up
 from train.hardware import peak_flops, peak_memory, slow_format_warning
 from train.objective import build_objective
 from train.preflight import Prepared
+from train.replicas import check_replicas
 from train.run_folder import check_run, open_run
 from train.samples import write_samples
 from train.schedule import rate_factor
 from train.settings import TrainConfig
 from train.stopping import StopRequests
+from train.stragglers import Stragglers
 from train.telemetry.run_record import RunRecord
+from train.time_limit import TimeLimit
 from train.validation import Validation
+from train.watchdog import Watchdog
+
+STATE_BYTES = 12
+"""Of a checkpoint, per parameter: its float32 weight and two moments."""
 
 
 class Trainer:
@@ -49,12 +56,24 @@ class Trainer:
         world.on_main(lambda: check_run(self.run, composed))
         datasets = world.gather(self.run.dataset_fingerprint)
         world.on_main(lambda: self._require_one_dataset(datasets))
-        saving = self.config.checkpoint
-        remote = RemoteCheckpoints(saving.upload, self.run.name) if saving.upload else None
+        upload = self.config.checkpoint.upload
+        self.remote = RemoteCheckpoints(upload, self.run.name) if upload else None
         self.found = self._find_checkpoint()
         world.on_main(lambda: open_run(self.run, composed))
-        if self.found.checkpoint is None and remote is not None:
+        if self.found.checkpoint is None and (remote := self.remote) is not None:
             self.found = world.on_main(lambda: self._fetch_checkpoint(remote))
+        self.watchdog = Watchdog(self.run.path, world, self.config.cluster.hang_seconds, 0)
+        try:
+            self._start(composed, prepared, world)
+        except BaseException as error:
+            explained = self.watchdog.explain(error)
+            self.watchdog.close()
+            if explained is error:
+                raise
+            raise explained from error
+
+    def _start(self, composed: Composed[TrainConfig], prepared: Prepared, world: World) -> None:
+        """Build everything, and bring it to where the run goes on."""
         if world.is_main and (warning := slow_format_warning(world.device, self.config.precision.kind)):
             say(warning)
         self.engine = Engine(
@@ -75,10 +94,12 @@ class Trainer:
         self.state = TrainerState(0, 0, 0, 0, lineage=prepared.lineage)
         if self.found.checkpoint is not None:
             self.state = load_checkpoint(self.engine, self.found.checkpoint)
-        self.saved_step, self.save_began = self.state.step, 0.0
+        saving = self.config.checkpoint
+        self.saved_step = self.first_step = self.state.step
+        self.save_began = 0.0
         self.uploader = None
-        if remote is not None and world.is_main:
-            self.uploader = Uploader(remote, self.run.checkpoints, saving.retention)
+        if self.remote is not None and world.is_main:
+            self.uploader = Uploader(self.remote, self.run.checkpoints, saving.retention)
         self.writer = CheckpointWriter(
             self.engine,
             self._context(),
@@ -86,6 +107,10 @@ class Trainer:
             background=saving.asynchronous and 0 < saving.every < self.config.steps,
             in_use=lambda: self.uploader.sending if self.uploader else (),
         )
+        self.guard = Guard(self.config.guard, self.state.guard)
+        self.stragglers = Stragglers(self.config.cluster.straggler_ratio)
+        self.waited = 0.0
+        self.time_limit = TimeLimit(self.config.time_limit, STATE_BYTES * prepared.parameters / world.size)
         share = Share(prepared.batch.micro, world.rank, world.size)
         self.stream = prepared.data.stream(share, bool(prepared.model.document_mask), world, self.state.lost)
         self.flops_per_token = prepared.model.flops_per_token(self.config.data.sequence_length)
@@ -110,33 +135,47 @@ class Trainer:
                 return self._end("finished", 0)
             except BaseException as error:
                 self.writer.abandon()
-                record.failed(self.state.step, error)
-                raise
+                explained = self.watchdog.explain(error)
+                record.failed(self.state.step, explained)
+                if explained is error:
+                    raise
+                raise explained from error
             finally:
+                self.watchdog.close()
                 self.stream.close()
                 self.engine.close()
 
     def step(self) -> None:
         """Learn from the next batch, measure what is due and write it down."""
         config, started = self.config, time.perf_counter()
+        step = self.state.step + 1
+        is_first = self.state.step == self.first_step
+        self.watchdog.at(step, "reading", is_first)
         mine, left_out = self.stream.next(self.state.step)
         waited = time.perf_counter() - started
-        step = self.state.step + 1
+        self.watchdog.at(step, "learning", is_first)
         for shard in left_out:
             self.record.left_out(step, shard)
         rate = config.optimizer.learning_rate * rate_factor(config.schedule, step, config.steps)
-        result = self.engine.train_step(mine, self.objective, rate)
-        self._refuse_bad_numbers(step, result)
+        numbers = self.prepared.data.steps.numbers(step - 1)
+        self.guard.enter(self.prepared.data.steps.segment(step - 1).stage)
+        result = self.engine.train_step(mine, self.objective, rate, self.guard.judge, self.waited)
+        self.waited = waited
         seconds = time.perf_counter() - started
         tokens = result.targets
         self.state = TrainerState(
             step=step,
-            sequences=self.prepared.data.steps.numbers(step).start,
+            sequences=numbers.stop,
             tokens=self.state.tokens + tokens,
             optimizer_steps=self.state.optimizer_steps,
             lineage=self.prepared.lineage,
             lost=self.stream.lost,
         )
+        for slow in self.stragglers.step(result.busy_seconds):
+            self.record.straggler(step, slow)
+        self._remember(step, result, numbers)
+        if self._due(config.guard.replica_check_every):
+            check_replicas(self.engine)
         row: dict[str, Any] = {
             "step": step,
             "tokens": self.state.tokens,
@@ -150,6 +189,7 @@ class Trainer:
             "memory_bytes": peak_memory(self.world.device),
         }
         if self.validation and (self._due(config.validation.every) or step == config.steps):
+            self.watchdog.at(step, "validating", is_slow=True)
             row |= self.validation.measure(self.engine, self.objective)
             self.state = replace(self.state, validation_loss=row["validation_loss"])
         if self._due(config.samples.every) or step == config.steps:
@@ -163,9 +203,15 @@ class Trainer:
             self._published(self.writer.wait())
             if self.saved_step == self.state.step:
                 return
+            self.watchdog.at(self.state.step, "saving", is_slow=True)
+            if self.config.guard.replica_check_every:
+                check_replicas(self.engine)
             self.save_began = time.perf_counter()
             state = replace(
-                self.state, optimizer_steps=optimizer_steps(self.engine), loss_scaler=loss_scaler_of(self.engine)
+                self.state,
+                optimizer_steps=optimizer_steps(self.engine),
+                loss_scaler=loss_scaler_of(self.engine),
+                guard=self.guard.state(),
             )
             self._published(self.writer.save(state, background))
 
@@ -179,8 +225,10 @@ class Trainer:
     def _published(self, checkpoint: Path | None) -> None:
         if checkpoint is None:
             return
+        seconds = time.perf_counter() - self.save_began
         self.saved_step = step_of(checkpoint)
-        self.record.saved(self.saved_step, checkpoint, time.perf_counter() - self.save_began)
+        self.record.saved(self.saved_step, checkpoint, seconds)
+        self.time_limit.saved(seconds)
         if self.uploader:
             self.uploader.published(checkpoint)
 
@@ -193,6 +241,7 @@ class Trainer:
     def _end(self, status: str, exit_code: int, **details: Any) -> int:
         """End with a checkpoint of this step, here and wherever else it is to be."""
         self.save(background=False)
+        self.watchdog.at(self.state.step, "ending", is_slow=True)
         if self.uploader:
             self.uploader.finish()
         self._go_on_saving()
@@ -226,18 +275,48 @@ class Trainer:
         """Return why to end after this step, the same on every rank."""
         if self.config.stop_after is not None and self.state.step >= self.config.stop_after:
             return f"stop_after={self.config.stop_after}"
-        if self.world.any(requests.reason is not None):
-            return requests.reason or "another rank was asked to stop"
+        reason = requests.reason or self.time_limit.reason()
+        if self.world.any(reason is not None):
+            return reason or "another rank was asked to stop"
         return None
 
-    def _refuse_bad_numbers(self, step: int, result: StepResult) -> None:
-        if not math.isfinite(result.loss):
-            raise Failure(
-                f"the loss of step {step} is {result.loss}: the newest checkpoint is of step {self.saved_step}. "
-                "Lower optimizer.learning_rate or lengthen schedule.warmup_steps, in a run of another name"
-            )
+    def _remember(self, step: int, result: StepResult, numbers: range) -> None:
+        """Take note of a step, good or bad, and roll back if it is time to."""
+        if result.refused is None and not result.overflowed:
+            self.guard.learnt(result.loss, result.gradient_norm)
+            return
+        reason = result.refused or "fp16 overflowed, and its loss scale was lowered"
+        self.record.skipped(step, reason, result.loss, result.gradient_norm, numbers)
+        if result.refused and self.guard.skipped(step):
+            self._roll_back(step, reason)
+
+    def _roll_back(self, step: int, reason: str) -> None:
+        """Bring back the weights and moments from before the bad steps, and go on with the next step.
+
+        Only checkpoints of regular steps count: which others there are depends on when the run was stopped, and what
+        it learns must not.
+
+        Raises:
+            Failure: there is none, or the run has rolled back often enough.
+        """
+        self.guard.require_rollback(step, reason)
+        every = self.config.checkpoint.every
+        self._published(self.writer.wait())  # which may be the one
+        found = find_newest_whole(
+            self.run.checkpoints,
+            self.world,
+            lambda number: every > 0 and number % every == 0 and self.guard.may_return_to(number),
+        )
+        if found.checkpoint is None:
+            raise given_up(step, reason, "there is no good checkpoint from before them")
+        self.watchdog.at(step, "rolling back", is_slow=True)
+        before = load_checkpoint(self.engine, found.checkpoint)
+        times = self.guard.rolled_back(before.step)
+        first = self.prepared.data.steps.numbers(before.step).start
+        self.record.rolled_back(step, reason, found.checkpoint, range(first, self.state.sequences), times)
 
     def _write_samples(self, step: int) -> None:
+        self.watchdog.at(step, "writing samples", is_slow=True)
         written = write_samples(self.engine, self.config.samples, self.prepared.data.tokenizer, self.config.seed)
         for prompt, text in written:
             self.record.sample(step, prompt, text)

@@ -33,3 +33,8 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+EXIT_HUNG = 69
+"""`EX_UNAVAILABLE`: a process of the run hangs, or is gone; start all of them again. No code that launchers take for
+done, stopped or a mistake, so those that restart what has failed do it."""

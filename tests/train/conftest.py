@@ -100,6 +100,7 @@ def alone(folder: Path) -> list[dict[str, Any]]:
         *with_overlap(),
         *in_bf16(),
         *growing(),
+        *skipping(folder, 1),
         {"name": "offload 3", "stage": 3, "zero": {"offload_optimizer": True, "offload_parameters": True}},
         {"name": "micro 8", "micro": 8},
         full_disk(folder, 1),
@@ -113,6 +114,8 @@ def together(folder: Path) -> list[dict[str, Any]]:
         *with_overlap(),
         *in_bf16(),
         *growing(),
+        *skipping(folder, 2),
+        *corrupted(),
         {"name": "growing offload 2", "stage": 2, "half_until": 5, "zero": {"offload_optimizer": True}},
         *({"name": f"offload {stage}", "stage": stage, "zero": {"offload_optimizer": True}} for stage in (1, 2)),
         *({"name": f"grown {stage}", "stage": stage, "steps": 50, "load": f"{folder}/1-{stage}/step-00000020"}
@@ -159,6 +162,32 @@ def growing() -> list[dict[str, Any]]:
 
 def in_bf16() -> list[dict[str, Any]]:
     return [{"name": f"bf16 {stage}", "stage": stage, "precision": "bf16"} for stage in STAGES[1:]]
+
+
+def skipping(folder: Path, ranks: int) -> list[dict[str, Any]]:
+    """Updates refused, one of them for a loss that is no number, and the state of step 4 brought back after step 9."""
+    kinds: dict[str, dict[str, Any]] = {
+        **{f"skipping {stage}": {"stage": stage} for stage in STAGES},
+        **{f"skipping bf16 {stage}": {"stage": stage, "precision": "bf16"} for stage in (1, 3)},
+        **({"skipping offload 2": {"stage": 2, "zero": {"offload_optimizer": True}}} if ranks == 2 else {}),
+        **({"skipping offload 3": {"stage": 3, "zero": {"offload_optimizer": True}}} if ranks == 1 else {}),
+    }
+    plans = []
+    for name, settings in kinds.items():
+        to = f"{folder}/{ranks}-{name.replace(' ', '-')}"
+        trouble = {"refused_at": [3, 8], "nan_at": [6, 9], "return_at": {"9": f"{to}/step-00000004"}}
+        plans.append({"name": name, "save_at": {"4": to}, **settings, **trouble})
+    return plans
+
+
+def corrupted() -> list[dict[str, Any]]:
+    weight, moment = "blocks.0.feed_forward.up.weight", "blocks.1.attention.output.weight/exp_avg_sq"
+    return [
+        {"name": "corrupted 0", "stage": 0, "steps": 2, "corrupted": moment},
+        {"name": "corrupted 1", "stage": 1, "steps": 2, "corrupted": weight},
+        {"name": "corrupted bf16 2", "stage": 2, "steps": 2, "precision": "bf16", "corrupted": weight},
+        {"name": "corrupted 3", "stage": 3, "steps": 2, "corrupted": "norm.weight"},
+    ]
 
 
 def full_disk(folder: Path, ranks: int) -> dict[str, Any]:

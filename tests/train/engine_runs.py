@@ -23,17 +23,19 @@ from data_pipeline.loader import Batch
 from data_pipeline.tokenization.tokenizer import load_tokenizer
 from train.batch import BatchConfig, plan_batch
 from train.checkpoint.load import load_checkpoint
-from train.checkpoint.pieces import optimizer_steps
+from train.checkpoint.pieces import optimizer_steps, whole_copies
 from train.checkpoint.retention import Retention
 from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of
 from train.checkpoint.writer import CheckpointWriter
 from train.deepspeed_settings import ZeroConfig
 from train.distributed import ClusterConfig, World, join_world, leave_world
 from train.engine import Engine
+from train.guard import Guard, GuardConfig
 from train.model.transformer import TransformerConfig
-from train.objective import ObjectiveConfig, build_objective
+from train.objective import Objective, ObjectiveConfig, build_objective
 from train.optimizer import OptimizerConfig
 from train.precision import PrecisionConfig
+from train.replicas import check_replicas
 
 SEED, LENGTH, SEQUENCES, VOCABULARY = 5, 32, 8, 128
 MODEL = TransformerConfig(width=64, layers=2, heads=4, key_value_heads=2, hidden_width=96, maximum_length=64).resolve(
@@ -54,6 +56,10 @@ class Plan:
         background_at: per step, the folder that a checkpoint is written into while training goes on.
         background_full_disk_at: the same, while files can't grow, on the ranks of `full_disk_ranks`.
         load: checkpoint to go on from.
+        refused_at: steps whose update is refused.
+        nan_at: steps with a loss that is no number in the last micro-batch of the last rank.
+        return_at: per step, the checkpoint whose state comes back after it.
+        corrupted: one bit of one rank's copy of something is flipped at the end, before the ranks compare.
         full_disk_at: at these steps, a checkpoint is tried while files can't grow, on the ranks of `full_disk_ranks`.
     """
 
@@ -69,6 +75,10 @@ class Plan:
     background_at: dict[str, str] = field(default_factory=dict)
     background_full_disk_at: dict[str, str] = field(default_factory=dict)
     load: str | None = None
+    refused_at: list[int] = field(default_factory=list)
+    nan_at: list[int] = field(default_factory=list)
+    return_at: dict[str, str] = field(default_factory=dict)
+    corrupted: str = ""
     full_disk_at: dict[str, str] = field(default_factory=dict)
     full_disk_ranks: list[int] = field(default_factory=list)
 
@@ -112,13 +122,21 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
         OPTIMIZER,
         plan.activation_checkpointing,
     )
-    objective = build_objective(ObjectiveConfig(), False)
+    plain = build_objective(ObjectiveConfig(), False)
+    guard = Guard(GuardConfig(), {})
     result: dict[str, Any] = {"losses": {}, "norms": {}, "targets": {}, "checkpoints": {}, "refused": {}}
-    result |= {"published": {}, "background_refused": {}}
+    result |= {"published": {}, "background_refused": {}, "skipped": {}, "corruption": ""}
     first = load_checkpoint(engine, Path(plan.load)).step if plan.load else 0
     background: CheckpointWriter | None = None
     for step in range(first + 1, plan.steps + 1):
-        done = engine.train_step(my_batches(step, world, plan), objective, rate(step))
+        batches = my_batches(step, world, plan)
+        objective = LastIsNan(plain, len(batches), world) if step in plan.nan_at else plain
+        refusal = "refused by the plan" if step in plan.refused_at else None
+        done = engine.train_step(batches, objective, rate(step), lambda *told, no=refusal: no or guard.judge(*told))
+        if done.refused:
+            result["skipped"][step] = done.refused
+        if checkpoint := plan.return_at.get(str(step)):
+            load_checkpoint(engine, Path(checkpoint))
         result["losses"][step], result["norms"][step] = done.loss, done.gradient_norm
         result["targets"][step] = done.targets
         if folder := plan.save_at.get(str(step)):
@@ -141,8 +159,38 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
             result["background_refused"][step] = refused(saving, world.rank in plan.full_disk_ranks)
     if background and (published := background.wait()):
         result["published"]["end"] = published.name
+    if plan.corrupted:
+        result["corruption"] = found_corruption(engine, plan.corrupted)
     engine.close()
     return result
+
+
+class LastIsNan:
+    """An objective whose last call on the last rank comes to no number."""
+
+    def __init__(self, objective: Objective, calls: int, world: World):
+        self._objective, self._left, self._here = objective, calls, world.rank == world.size - 1
+
+    def target_count(self, batch: Batch) -> int:
+        return self._objective.target_count(batch)
+
+    def summed_loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        self._left -= 1
+        loss = self._objective.summed_loss(model, batch)
+        return loss * float("nan") if self._here and self._left == 0 else loss
+
+
+def found_corruption(engine: Engine, name: str) -> str:
+    """Compare the ranks, flip the lowest bit of one element on the last of them, and return what is said then."""
+    check_replicas(engine)
+    if engine.world.rank == engine.world.size - 1:
+        values = dict(whole_copies(engine))[name]
+        values.view(-1)[5:6].view(torch.int32 if values.element_size() == 4 else torch.int16).bitwise_xor_(1)
+    try:
+        check_replicas(engine)
+    except Failure as error:
+        return str(error)
+    return ""
 
 
 def save(engine: Engine, step: int, folder: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from train.checkpoint.folder import (
     TRAINER,
     list_checkpoints,
     load_checkpoint_manifest,
+    step_of,
     verify_checkpoint,
 )
 from train.checkpoint.pieces import MOMENTS, local_pieces, restore_optimizer, spread_masters
@@ -40,10 +42,16 @@ class Found:
     fetched_from: str | None = None
 
 
-def find_newest_whole(folder: Path, world: World) -> Found:
-    """Look through a run's checkpoints from the newest on. Every rank calls it and gets the same answer."""
+def find_newest_whole(folder: Path, world: World, accepts: Callable[[int], bool] = lambda step: True) -> Found:
+    """Look through a run's checkpoints from the newest on. Every rank calls it and gets the same answer.
+
+    Args:
+        accepts: whether a checkpoint of that step is one to look at.
+    """
     rejected: list[tuple[Path, list[str]]] = []
     for checkpoint in reversed(world.from_main(list_checkpoints(folder))):
+        if not accepts(step_of(checkpoint)):
+            continue
         parts = world.gather(verify_checkpoint(checkpoint, world.rank, world.size))
         problems = sorted({problem for part in parts for problem in part})
         if not problems:

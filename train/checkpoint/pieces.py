@@ -89,6 +89,21 @@ def state_of(engine: Engine, pieces: list[Piece]) -> Iterator[tuple[PieceRange, 
             yield piece.range(kind), piece.of(states[id(piece.master)][kind])
 
 
+def whole_copies(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    """Yield what every rank holds a whole copy of, by name, as views.
+
+    At stage 0 that is all state, at 1 and 2 the working weights, at 3 the parameters that are too small to partition.
+    """
+    if engine.stage == 0:
+        for piece, values in state_of(engine, local_pieces(engine)):
+            yield piece.key, values
+        return
+    parameter: Any
+    for name, parameter in engine.module.named_parameters():
+        if engine.stage != 3 or parameter.ds_status.name == "AVAILABLE":
+            yield name, parameter.detach()
+
+
 def optimizer_steps(engine: Engine) -> int:
     """Return how many updates AdamW has made, which its bias correction depends on."""
     return int(next(iter(_moments_by_master(engine).values()))["step"])

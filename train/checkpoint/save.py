@@ -79,12 +79,13 @@ class TrainerState:
     Args:
         step: steps done.
         sequences: sequences consumed; the cursor into the data.
-        tokens: target tokens learnt from.
+        tokens: target tokens read, those of skipped steps among them.
         optimizer_steps: updates made, fewer than `step` where some were skipped.
         loss_scaler: state of fp16's loss scale.
         lineage: the run, its dataset and its configuration, by name and fingerprint.
         lost: bad files of the dataset whose shards are left out.
         validation_loss: of this very step, if it was validated.
+        guard: what the guard against bad numbers remembers.
     """
 
     step: int
@@ -95,6 +96,7 @@ class TrainerState:
     lineage: dict[str, Any] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
     validation_loss: float | None = None
+    guard: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,16 @@ class Recorder:
             lines.close()
 
 
+def append_event(folder: Path, kind: str, step: int, **details: Any) -> None:
+    """Record an event beside the run's recorder, which another process or a stuck thread has."""
+    line = json.dumps({"kind": kind, "step": step, **details, "time": round(time.time(), 3)}, ensure_ascii=False)
+    descriptor = os.open(folder / EVENTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode("utf-8", errors="replace") + b"\n")
+    finally:
+        os.close(descriptor)
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a JSON-lines file; none if it doesn't exist.
 

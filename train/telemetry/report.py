@@ -180,7 +180,13 @@ def _describe(folder: Path, name: str) -> dict[str, Any]:
 
 def _status(events: Rows, summary: dict[str, Any]) -> str:
     """Return how the run ended by its summary, unless it has been started again since, else by its events."""
-    ends = {"finished": "finished", "failed": "failed", "preempted": "stopped early", "hung": "hung"}
+    ends = {
+        "finished": "finished",
+        "failed": "failed",
+        "preempted": "stopped early",
+        "hung": "hung",
+        "rank_lost": "failed",
+    }
     turns = [event for event in events if event.get("kind") in (*ends, "started", "resumed")]
     if not turns:
         return str(summary.get("status", "not started"))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from train.distributed import World
     from train.preflight import Prepared
     from train.settings import TrainConfig
+    from train.stragglers import Straggler
     from train.stream import LeftOut
 
 
@@ -89,6 +90,29 @@ class RunRecord(AbstractContextManager):
             self._recorder.event("shard_left_out", step, **asdict(shard))
             self._display.note(
                 f"step {step:,}, {shard.file} is left out, and with it {shard.tokens:,} tokens an epoch: {shard.reason}"
+            )
+
+    def skipped(self, step: int, reason: str, loss: float, norm: float, numbers: range) -> None:
+        """Record that nothing was learnt from a step."""
+        if self._world.is_main:
+            sequences = [numbers.start, numbers.stop - 1]
+            self._recorder.event("step_skipped", step, reason=reason, loss=loss, grad_norm=norm, sequences=sequences)
+            self._display.note(f"step {step:,} is skipped: {reason}")
+
+    def straggler(self, step: int, slow: Straggler) -> None:
+        """Record that a rank has become slow."""
+        if self._world.is_main:
+            self._recorder.event("straggler", step, **asdict(slow))
+            self._display.note(f"step {step:,}: rank {slow.rank} takes {slow.ratio:.2g} times as long as the others")
+
+    def rolled_back(self, step: int, reason: str, checkpoint: Path, numbers: range, times: int) -> None:
+        """Record that weights of an earlier step came back, and that nothing is learnt from the sequences since."""
+        if self._world.is_main:
+            sequences = [numbers.start, numbers.stop - 1]
+            details = {"reason": reason, "checkpoint": checkpoint.name, "sequences": sequences, "times": times}
+            self._recorder.event("rolled_back", step, **details)
+            self._display.note(
+                f"step {step:,}: {reason}; going on with the weights of {checkpoint.name}, without what was read since"
             )
 
     def sample(self, step: int, prompt: str, text: str) -> None:
