@@ -18,6 +18,7 @@ from train.telemetry.recorder import Recorder
 from train.telemetry.report import write_report
 from train.telemetry.summary import summarize
 from train.telemetry.trackers import Tracker, open_tracker
+from train.telemetry.withheld import text_without_secrets
 
 if TYPE_CHECKING:
     from train.checkpoint.load import Found
@@ -103,7 +104,7 @@ class RunRecord(AbstractContextManager):
     def failed(self, step: int, error: BaseException) -> None:
         """Record that the run broke."""
         if self._world.is_main and not self._ended:
-            self.end("failed", step, 1, reason=f"{type(error).__name__}: {error}")
+            self.end("failed", step, 1, reason=text_without_secrets(f"{type(error).__name__}: {error}"))
 
     def end(self, status: str, step: int, exit_code: int, **details: Any) -> None:
         """Record the end, write summary and report, and close the tracker."""

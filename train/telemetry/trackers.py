@@ -106,6 +106,8 @@ class WandbTracker:
     def __init__(
         self, config: TrackerConfig, folder: Path, run_name: str, configuration: dict[str, Any], resume_step: int
     ):
+        from train.telemetry.withheld import without_secrets
+
         self.problem: str | None = None
         self.dropped = 0
         self._queue: queue.Queue[dict[str, Any]] = queue.Queue(QUEUE_ROWS)
@@ -120,7 +122,7 @@ class WandbTracker:
                 "entity": config.entity,
                 "mode": config.mode,
                 "tags": list(config.tags),
-                "configuration": _without_secrets(configuration),
+                "configuration": without_secrets(configuration),
                 "resume_step": resume_step,
                 "trainer": os.getpid(),
                 "init_seconds": INIT_SECONDS,
@@ -216,16 +218,6 @@ def _run_id(path: Path) -> str:
         chosen = secrets.token_hex(6)
         write_json(path, {"id": chosen})
         return chosen
-
-
-def _without_secrets(value: Any, name: str = "") -> Any:
-    from train.telemetry.environment import looks_secret
-
-    if isinstance(value, dict):
-        return {str(key): _without_secrets(item, str(key)) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_secrets(item, name) for item in value]
-    return "(removed)" if isinstance(value, str) and value and looks_secret(name) else value
 
 
 def _plain(value: Any) -> Any:
