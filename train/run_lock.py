@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.progress import say
 
@@ -124,8 +126,10 @@ def _wait_for_sign_of_life(folder: Path, holder: dict[str, Any]) -> None:
         if not told:
             told = True
             say(
-                f"the run was last held by process {holder['pid']} on {holder['host']!r}: "
-                f"waiting {STALE_SECONDS - age:.0f} s for a sign of life from it"
+                escape(
+                    f"{folder} was last held by process {holder['pid']} on {holder['host']}: waiting "
+                    f"{STALE_SECONDS - age:.0f} s for a sign of life from it"
+                )
             )
         time.sleep(LOOK_SECONDS)
 

@@ -56,7 +56,7 @@ def test_a_lease_of_another_host_that_is_not_renewed_is_taken_over(tmp_path, imp
     with hold_run(folder):
         assert json.loads((folder / LOCK).read_text())["pid"] == os.getpid()
     assert time.monotonic() - began > 0.5
-    assert "process 4242 on 'elsewhere'" in capsys.readouterr().err
+    assert "process 4242 on elsewhere" in capsys.readouterr().err
     assert [path.name for path in folder.iterdir()] == [LOCK]
 
 

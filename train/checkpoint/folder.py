@@ -67,10 +67,14 @@ def load_checkpoint_manifest(folder: Path) -> CheckpointManifest:
         checksum = content.pop("xxh3_128")
         if checksum != json_hash(content):
             raise ValueError("its content is not what its own checksum says")
-        return CheckpointManifest(**content)
+        manifest = CheckpointManifest(**content)
+        for name in manifest.files:
+            if not re.fullmatch(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*", name, re.ASCII):
+                raise ValueError(f"it names {name!r}, which can't be a file of a checkpoint")
+        return manifest
     except FileNotFoundError:
         raise Failure(f"{folder} is not a whole checkpoint: it has no {MANIFEST}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Failure(f"{path} is damaged: {error}") from None
 
 
