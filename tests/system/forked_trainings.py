@@ -87,6 +87,7 @@ def become_rank(job: dict[str, Any], rank: int, pids: mmap.mmap, port: int) -> N
         if job["ranks"] > 1:
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["ranks"]))
             os.environ.update(LOCAL_WORLD_SIZE=str(job["ranks"]), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        os.environ.update(job["environment"])
         kill = Kill(job["kill"], rank, job["ranks"], pids) if job["kill"] else None
         log_consumed(Path(f"consumed-{job['attempt']:03d}-{rank}.jsonl"), kill)
         if kill:

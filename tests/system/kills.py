@@ -37,17 +37,21 @@ class Trainings:
                 start_new_session=True,
             )
         self._attempts: Counter[Path] = Counter()
-        assert self._ask(self._job(folder, ("run.name=first", "zero=1", "stop_after=2"), 1, None)) == "ready\n"
+        assert self._ask(self._job(folder, ("run.name=first", "zero=1", "stop_after=2"), 1, None, {})) == "ready\n"
 
-    def train(self, folder: Path, *more: str, ranks: int = 1, kill: dict[str, Any] | None = None) -> list[int]:
+    def train(
+        self, folder: Path, *more: str, ranks: int = 1, kill: dict[str, Any] | None = None, **environment: str
+    ) -> list[int]:
         """Train in `runs/run` of a folder; return each rank's exit code, negative for a signal."""
         folder.mkdir(exist_ok=True)
-        return json.loads(self._ask(self._job(folder, more, ranks, kill)))
+        return json.loads(self._ask(self._job(folder, more, ranks, kill, environment)))
 
-    def _job(self, folder: Path, more: Sequence[str], ranks: int, kill: dict[str, Any] | None) -> dict[str, Any]:
+    def _job(
+        self, folder: Path, more: Sequence[str], ranks: int, kill: dict[str, Any] | None, environment: dict[str, str]
+    ) -> dict[str, Any]:
         arguments = [f"data.path={self._dataset}", "run.name=run", *SETTINGS, "checkpoint.keep=2", *more]
         self._attempts[folder] += 1
-        common = {"folder": str(folder), "attempt": self._attempts[folder]}
+        common = {"folder": str(folder), "attempt": self._attempts[folder], "environment": environment}
         return {**common, "arguments": arguments, "ranks": ranks, "kill": kill}
 
     def _ask(self, job: dict[str, Any]) -> str:
@@ -73,6 +77,11 @@ def draw_kill(draw: random.Random, number: int, ranks: int) -> dict[str, Any]:
         "victim": draw.choice(("all", *range(ranks))),
         "suspend": ranks > 1 and draw.random() < 0.5,
     }
+
+
+def said(folder: Path) -> str:
+    """Return what all attempts at a run have printed."""
+    return "\n".join(path.read_text() for path in sorted(folder.glob("output-*.txt")))
 
 
 def attempts(folder: Path) -> list[list[Consumed]]:

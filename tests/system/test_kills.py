@@ -11,19 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from kills import Trainings, assert_each_sequence_once, attempts, draw_kill
+from kills import Trainings, assert_each_sequence_once, attempts, draw_kill, said
 from small_runs import STEPS, assert_same_result, learnt
 from soak import note, soaking
 
-KILLS = 22 if soaking() else 4
+KILLS = 22 if soaking() else 3
 KILLED = -9
-
-
-@pytest.fixture(scope="module")
-def trainings(small_dataset, tmp_path_factory):
-    started = Trainings(small_dataset, tmp_path_factory.mktemp("trainings"))
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +32,6 @@ def reference(trainings, tmp_path_factory):
         return made[ranks, stage]
 
     return reference_of
-
-
-def said(folder: Path) -> str:
-    return "\n".join(path.read_text() for path in sorted(folder.glob("output-*.txt")))
 
 
 def train_with_kills(

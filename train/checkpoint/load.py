@@ -117,7 +117,7 @@ class StateReader:
         self._folder = folder
         # Those of the manifest, which have been verified; whatever else lies there isn't the checkpoint's.
         names = [name for name in load_checkpoint_manifest(folder).files if name.startswith("state-")]
-        files = [StateFile(folder / name) for name in sorted(names)]
+        files = [StateFile(folder / name) for name in sorted(names) if (folder / name).exists()]
         self._pieces: dict[str, list[tuple[Any, StateFile]]] = {}
         for file in files:
             for piece in file.pieces:

@@ -12,6 +12,7 @@ import html
 import json
 import os
 import queue
+import re
 import secrets
 import signal
 import subprocess
@@ -110,12 +111,13 @@ class WandbTracker:
 
         self.problem: str | None = None
         self.dropped = 0
+        self._folder = folder.resolve()
         self._queue: queue.Queue[dict[str, Any]] = queue.Queue(QUEUE_ROWS)
         self._process: subprocess.Popen[bytes] | None = None
         self._finished = threading.Event()
         try:
             start = {
-                "folder": str(folder.resolve()),
+                "folder": str(self._folder),
                 "id": _run_id(folder / "wandb.json"),
                 "name": run_name,
                 "project": config.project,
@@ -149,7 +151,10 @@ class WandbTracker:
             except queue.Full:
                 pass
         if self._process is not None and self._process.poll() is None:
-            self._report(f"wandb isn't done after {FINISH_SECONDS:.0f} s and is left behind, with what it had by then")
+            self._report(
+                f"wandb isn't done after {FINISH_SECONDS:.0f} s and is left behind. What it had by then is kept, and "
+                f"`wandb sync --no-skip-online {self._folder}/wandb/run-*` sends it later"
+            )
             self._process.kill()
         if self.dropped:
             self._report(f"wandb was too slow for {self.dropped:,} rows, which it doesn't have")
@@ -213,7 +218,10 @@ def _run_id(path: Path) -> str:
     from data_pipeline.foundation.files import write_json
 
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+        kept = str(json.loads(path.read_text(encoding="utf-8"))["id"])
+        if not re.fullmatch(r"[\w-]{1,64}", kept):
+            raise ValueError(f"{kept!r} can't be the id of a run, which is part of a folder's name")
+        return kept
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         chosen = secrets.token_hex(6)
         write_json(path, {"id": chosen})
@@ -291,7 +299,8 @@ def _open_run(start: dict[str, Any], report: Callable[[str], None]) -> Any:
     except Exception as error:
         if mode == "offline":
             raise
-        report(f"wandb can't go online ({error}); it records offline, `wandb sync` can follow")
+        later = f"wandb sync {start['folder']}/wandb/offline-run-*"
+        report(f"wandb can't go online ({error}); it records offline, and `{later}` sends it later")
         # The service still holds the run's id from the try that failed; only a new service gives it out again.
         wandb.teardown()
         return init("offline")

@@ -105,7 +105,7 @@ def test_what_a_full_disk_does_not_take_is_told_once_and_written_when_there_is_r
         for step in range(2, 50):
             recorder.metrics({"step": step})
         (line,) = capsys.readouterr().err.splitlines()
-        assert "metrics.jsonl: File too large. Training goes on" in line
+        assert "Training goes on" in line
         assert steps(tmp_path / "metrics.jsonl") == [1]
     recorder.metrics({"step": 50})
     recorder.close()
