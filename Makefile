@@ -35,9 +35,11 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-# Random cases of the order: 25 times as many as in `make test`. Kills of `prepare`: 100.
+# Random cases of the order: 25 times as many as in `make test`. Kills of `prepare` and of `train`: 100 each. Every
+# guarantee is broken on purpose, in a copy. Ends with tables of the kills, the breaks and the attempts to run code.
 soak: $(READY)
-	HEADRACE_SOAK=25 $(BIN)/python -m pytest tests/data_pipeline/test_order.py tests/system/test_killed_preparation.py
+	HEADRACE_SOAK=25 $(BIN)/python -m pytest tests/data_pipeline/test_order.py tests/system/test_killed_preparation.py \
+		tests/system/test_kills.py tests/system/test_safe.py tests/system/test_mutations.py
 
 DATASET ?= datasets/python_docs
 bench: $(READY)
