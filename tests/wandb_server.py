@@ -67,6 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
     def is_well(self) -> bool:
         if self.server.mood == "hanging":
             self.server.healed.wait(60)
+            self.close_connection = True
+            return False
         if self.server.mood in ("failing", "forbidding"):
             self.answer({"error": "not today"}, 500 if self.server.mood == "failing" else 401)
         return self.server.mood == "well"
