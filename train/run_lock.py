@@ -89,13 +89,14 @@ def _take(descriptor: int, folder: Path) -> dict[str, Any]:
         "token": secrets.token_hex(8),
     }
     holder = _holder(folder)
-    if holder and (holder["host"], holder["boot"]) == (lease["host"], lease["boot"]):
+    is_local = holder is not None and (holder["host"], holder["boot"]) == (lease["host"], lease["boot"])
+    if holder and is_local:
         # With the lock in hand, whoever held it here is dead.
         if not locked and _birth(holder["pid"]) == holder["born"]:
             raise _in_use(folder, holder)
-    elif holder:
-        _wait_for_sign_of_life(folder, holder)
     try:
+        if holder and not is_local:
+            _wait_for_sign_of_life(folder, holder)
         text = json.dumps(lease).encode()
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text, 0)
