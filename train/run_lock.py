@@ -90,10 +90,9 @@ def _take(descriptor: int, folder: Path) -> dict[str, Any]:
     }
     holder = _holder(folder)
     is_local = holder is not None and (holder["host"], holder["boot"]) == (lease["host"], lease["boot"])
-    if holder and is_local:
-        # With the lock in hand, whoever held it here is dead.
-        if not locked and _birth(holder["pid"]) == holder["born"]:
-            raise _in_use(folder, holder)
+    # With the lock in hand, whoever held it on this machine is dead.
+    if holder and is_local and not locked and _birth(holder["pid"]) == holder["born"]:
+        raise _in_use(folder, holder)
     try:
         if holder and not is_local:
             _wait_for_sign_of_life(folder, holder)
