@@ -36,10 +36,12 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
 
-# Random cases of the order and faults of the disk: 25 times as many as in `make test`. Kills of `prepare`: 100.
+# Random cases of the order and faults of the disk: 25 times as many as in `make test`. Kills of `prepare` and of `train`:
+# 100 each. Lost ranks. Every guarantee is broken on purpose, in a copy. Ends with tables of what was found.
 soak: $(READY)
 	HEADRACE_SOAK=25 $(BIN)/python -m pytest tests/data_pipeline/test_order.py tests/system/test_killed_preparation.py \
-		tests/train/checkpoint/test_faults.py tests/system/test_lost_ranks.py
+		tests/train/checkpoint/test_faults.py tests/system/test_lost_ranks.py \
+		tests/system/test_kills.py tests/system/test_safe.py tests/system/test_mutations.py
 
 DATASET ?= datasets/python_docs
 bench: $(READY)

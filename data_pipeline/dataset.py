@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_pipeline.curriculum import RampConfig, Segment, StageConfig, plan_segments
 from data_pipeline.foundation.errors import UserError
-from data_pipeline.foundation.locations import split_scheme
+from data_pipeline.foundation.locations import require_local, split_scheme
 from data_pipeline.line import Line
 from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.mixture import Mixture
@@ -170,6 +170,8 @@ def check_data(config: DataConfig) -> None:
         )
     if config.bad_shards not in BAD_SHARDS:
         raise UserError(f"data.bad_shards={config.bad_shards}: there are {', '.join(BAD_SHARDS)}")
+    if config.cache.folder:
+        require_local("data.cache.folder", config.cache.folder)
     if not config.cache.gigabytes > 0 or config.cache.ahead < 0:
         raise UserError("data.cache.gigabytes must be above 0, and data.cache.ahead not below")
     for key in ("sequence_length", "window", "shards_together"):
@@ -188,6 +190,7 @@ def check_data(config: DataConfig) -> None:
 
 def _check_raw(config: DataConfig) -> None:
     config.raw.check()
+    require_local("data.raw.tokenizer", config.raw.tokenizer or "")
     mixed = config.weights or config.epochs or any(stage.weights or stage.epochs for stage in config.stages)
     refused = {
         "path": config.path is not None,

@@ -24,6 +24,7 @@ from rich.markup import escape
 
 from data_pipeline.cleaning.chain import CleaningConfig, check_cleaning
 from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.locations import require_local
 from data_pipeline.foundation.progress import say
 from data_pipeline.foundation.verb import Request, Verb
 from data_pipeline.manifest import (
@@ -97,7 +98,7 @@ def prepare(config: PrepareConfig) -> Manifest:
     """
     started = time.monotonic()
     check_settings(config)
-    output = Path(os.path.abspath(config.output))
+    output = Path(os.path.abspath(require_local("output", config.output)))
     source = open_corpus(config.corpus)
     units = source.units()
     settings = content_settings(config)

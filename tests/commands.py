@@ -51,11 +51,11 @@ def torchrun(processes: int, *arguments: str) -> list[str]:
     return python("-m", "torch.distributed.run", *standalone, *arguments)
 
 
-def run_command(command: Sequence[str], folder: Path, **environment: str) -> Finished:
+def run_command(command: Sequence[str], folder: Path, seconds: float = COMMAND_SECONDS, **environment: str) -> Finished:
     """Run a command in a folder to its end; none of its children outlives it."""
     process = start_command(command, folder, **environment)
     try:
-        out, err = process.communicate(timeout=COMMAND_SECONDS)
+        out, err = process.communicate(timeout=seconds)
     finally:
         kill_all(process)
     return Finished(process.returncode, out, err)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from small_data import make_dataset, make_mixed_dataset, walking_texts
+from soak import soaking, tables
 
 # Before torch is imported: on a busy machine two threads wait for each other at every small operation.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -53,3 +54,9 @@ def mixed_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_dataset(small_dataset: Path, tmp_path: Path) -> Path:
     """A copy of the small dataset, to be damaged."""
     return Path(shutil.copytree(small_dataset, tmp_path / "own-dataset"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what a soak has found, as tables in Markdown."""
+    if soaking() and (text := tables()):
+        terminalreporter.write_line(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 
 from data_pipeline.foundation.verb import Request, Verb
@@ -34,13 +35,16 @@ def run(request: Request) -> int:
         print(json.dumps(asdict(prepared.batch)) if request.json else "\n".join(prepared.lines(composed.value)))
         return 0
 
+    from train.run_lock import hold_run
     from train.trainer import Trainer
 
     # Our own tokenizers are never used by two processes at once, and the warning about it helps nobody.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     world = join_world(composed.value.cluster)
     try:
-        return Trainer(composed, prepared, world).train()
+        with ExitStack() as held:
+            world.on_main(lambda: held.enter_context(hold_run(prepared.run.path)))
+            return Trainer(composed, prepared, world).train()
     finally:
         leave_world()
 

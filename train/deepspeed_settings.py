@@ -6,6 +6,7 @@ groups passes through `deepspeed.KEY=VALUE`, and only keys listed here pass.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,8 @@ PASSED_THROUGH = (
     "wall_clock_breakdown",
     "zero_optimization",
 )
+
+FILE_OPTION = re.compile(r"(^|_)(file|path|folder|dir|directory)$")
 
 OURS = {
     "activation_checkpointing": "activation_checkpointing=true",
@@ -114,12 +117,17 @@ def check_zero(zero: ZeroConfig, precision: PrecisionConfig) -> None:
         )
 
 
-def _refuse_code(options: dict[str, Any], prefix: str) -> None:
-    for key, value in options.items():
-        if str(key).startswith("_"):
-            raise UserError(f"{prefix}.{key}: a setting can't name code to run")
-        if isinstance(value, dict):
-            _refuse_code(value, f"{prefix}.{key}")
+def _refuse_code_and_paths(options: Any, prefix: str) -> None:
+    if isinstance(options, list):
+        for number, value in enumerate(options):
+            _refuse_code_and_paths(value, f"{prefix}[{number}]")
+    elif isinstance(options, dict):
+        for key, value in options.items():
+            if str(key).startswith("_"):
+                raise UserError(f"{prefix}.{key}: a setting can't name code to run")
+            if FILE_OPTION.search(str(key)):
+                raise UserError(f"{prefix}.{key}: DeepSpeed may write no files of its own; it prints what it measures")
+            _refuse_code_and_paths(value, f"{prefix}.{key}")
 
 
 def check_passed_through(options: dict[str, Any]) -> None:
@@ -128,7 +136,7 @@ def check_passed_through(options: dict[str, Any]) -> None:
     Raises:
         UserError: names the key and the mend.
     """
-    _refuse_code(options, "deepspeed")
+    _refuse_code_and_paths(options, "deepspeed")
     for key, value in options.items():
         if key in OURS:
             raise UserError(f"deepspeed.{key} is set by {OURS[key]}: use that")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def run(request: Request) -> int:
     """Continue a prompt, or each line typed at the terminal."""
+    from rich.markup import escape
+
     from data_pipeline.foundation.configuration import compose_configuration, register
     from data_pipeline.foundation.progress import say
     from train.sampling import GenerateConfig, check_sampling
@@ -31,7 +33,7 @@ def run(request: Request) -> int:
     config = composed.value
     check_sampling(config)
     loaded = load_source(Path(config.source))
-    say(f"{loaded.folder}, step {loaded.step:,}")
+    say(escape(f"{loaded.folder}, step {loaded.step:,}"))
     for prompt in [config.prompt] if config.prompt is not None else typed_prompts():
         for number in range(config.count):
             texts = write(loaded, prompt, replace(config, seed=config.seed + number))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from data_pipeline.foundation.configuration import Composed
-from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import json_hash, write_json, write_text
+from data_pipeline.foundation.locations import require_local
+from train.run_lock import LOCK
 from train.settings import TrainConfig, deciding
 from train.telemetry.environment import describe_environment
+from train.telemetry.withheld import override_without_secrets, without_secrets
 
+CONFIG, OVERRIDES, ENVIRONMENT = "config.yaml", "overrides.yaml", "environment.json"
 FORBIDDEN_IN_NAMES = set("/\\\0\n\r\t\"'`$;&|<>*?!")
 
 
@@ -49,7 +53,7 @@ def locate_run(composed: Composed[TrainConfig], dataset_fingerprint: str) -> Run
     name = config.run.name or f"{config.model.name}-{fingerprint[:8]}"
     if name in (".", "..") or name.startswith("-") or FORBIDDEN_IN_NAMES & set(name) or len(name.encode()) > 200:
         raise UserError(f"run.name={name!r} can't be a folder's name: use letters, digits, `-`, `_` and `.`")
-    return RunFolder(Path(config.run.root) / name, name, fingerprint, dataset_fingerprint)
+    return RunFolder(Path(require_local("run.root", config.run.root)) / name, name, fingerprint, dataset_fingerprint)
 
 
 def check_run(run: RunFolder, composed: Composed[TrainConfig]) -> None:
@@ -58,14 +62,19 @@ def check_run(run: RunFolder, composed: Composed[TrainConfig]) -> None:
     Raises:
         UserError: names the settings that differ.
     """
-    path = run.path / "config.yaml"
+    path = run.path / CONFIG
     if not path.exists():
-        if run.path.exists() and any(run.path.iterdir()):
+        if run.path.exists() and not all(_is_of_a_beginning(entry.name) for entry in run.path.iterdir()):
             raise UserError(f"{run.path} exists and is not a run's folder: choose another run.name")
         return
-    earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
-    before_data = earlier.pop("dataset_fingerprint", None)
-    before, now = deciding(earlier), deciding(composed.data)
+    try:
+        earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before_data = earlier.pop("dataset_fingerprint", None)
+        before, now = deciding(without_secrets(earlier)), deciding(without_secrets(composed.data))
+    except (OSError, yaml.YAMLError, ValueError, AttributeError, TypeError) as error:
+        raise Failure(
+            f"{path} can't be read ({' '.join(str(error).split())}): restore it, or move {run.path} away"
+        ) from None
     differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     changes = [f"{key} was {before.get(key)} and is {now.get(key)}" for key in differing]
     if before_data != run.dataset_fingerprint:
@@ -77,10 +86,26 @@ def check_run(run: RunFolder, composed: Composed[TrainConfig]) -> None:
         )
 
 
+def _is_of_a_beginning(name: str) -> bool:
+    """Tell whether a file can be left by a run that was killed before its settings stood."""
+    return name in (LOCK, OVERRIDES, ENVIRONMENT) or re.fullmatch(r"\..+\.tmp", name) is not None
+
+
 def open_run(run: RunFolder, composed: Composed[TrainConfig]) -> None:
-    """Make the folder if need be and write down what runs in it now: settings, overrides, environment."""
-    run.path.mkdir(parents=True, exist_ok=True)
-    described: dict[str, Any] = {**composed.data, "dataset_fingerprint": run.dataset_fingerprint}
-    write_text(run.path / "overrides.yaml", yaml.safe_dump(composed.overrides, allow_unicode=True))
-    write_json(run.path / "environment.json", describe_environment() | {"dataset_fingerprint": run.dataset_fingerprint})
-    write_text(run.path / "config.yaml", yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
+    """Make the folder if need be and write down what runs in it now: settings, overrides, environment.
+
+    The settings come last: with them the folder is a run's.
+
+    Raises:
+        Failure: it can't be written.
+    """
+    described = {**without_secrets(composed.data), "dataset_fingerprint": run.dataset_fingerprint}
+    overrides = [override_without_secrets(override) for override in composed.overrides]
+    environment = describe_environment() | {"dataset_fingerprint": run.dataset_fingerprint}
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_text(run.path / OVERRIDES, yaml.safe_dump(overrides, allow_unicode=True))
+        write_json(run.path / ENVIRONMENT, environment)
+        write_text(run.path / CONFIG, yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise Failure(f"{run.path} can't be written ({error.strerror}): choose another run.root or mend it") from None

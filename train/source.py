@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.progress import say
@@ -51,7 +52,7 @@ def locate_checkpoint(source: Path) -> Path:
     for checkpoint in reversed(list_checkpoints(source / "checkpoints")):
         if not (problems := verify_checkpoint(checkpoint)):
             return checkpoint
-        say(f"checkpoint {checkpoint.name} is not used: {'; '.join(problems)}")
+        say(escape(f"checkpoint {checkpoint.name} is not used: {'; '.join(problems)}"))
     raise UserError(f"source={source} is neither a checkpoint nor a run's folder with a whole checkpoint")
 
 

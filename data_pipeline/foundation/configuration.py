@@ -1,7 +1,7 @@
 """From command-line overrides to a typed configuration, through Hydra; every mistake becomes one clear line.
 
 A root (`conf/train.yaml`) names its schema dataclass and its groups (`conf/model/…`). Keys that the schema doesn't
-have are refused, wherever they come from; nothing in a configuration can name code to run.
+have are refused, wherever they come from; nothing in a configuration can name code to run or read what lies outside.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import hydra.errors
 import omegaconf.errors
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -26,6 +27,9 @@ from omegaconf import DictConfig, OmegaConf
 from data_pipeline.foundation.errors import UserError
 
 Schema = TypeVar("Schema")
+
+RESOLVER = re.compile(r"\$\{\s*[^\s{}:]+\s*:")
+"""How a value begins that OmegaConf asks a function for."""
 
 
 def configuration_folder() -> Path:
@@ -74,6 +78,7 @@ def compose_configuration(
     for folder in more_folders:
         if not folder.is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
+        _check_files(folder)
     groups = available_groups(more_folders)
     parsed = _parse(overrides)
     prepared = _entries(parsed, schema) + [_prepare(override, groups, schema) for override in parsed]
@@ -84,6 +89,7 @@ def compose_configuration(
     try:
         with initialize_config_dir(config_dir=str(configuration_folder()), version_base="1.3"):
             config = compose(root, overrides=prepared)
+        _refuse_resolvers(OmegaConf.to_container(config), root)
         data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True, enum_to_str=True)
         value = OmegaConf.to_object(config)
     except omegaconf.errors.MissingMandatoryValue as error:
@@ -133,16 +139,59 @@ def _prepare(override: Override, groups: Mapping[str, list[str]], schema: type) 
         raise UserError(f"`{text}`: several values for one key are a sweep; one run takes one value")
     if override.is_delete():
         raise UserError(f"`{text}`: a key can't be removed; set it to the value you want instead")
-    if key.split(".")[0] == "hydra":
+    if re.split(r"[./]", key)[0] == "hydra":
         raise UserError(f"`{text}`: Hydra's own settings are ours to set")
     free_form = key.split(".")[0] in _free_form_keys(schema) and "." in key
     if text.startswith("+") and not free_form:
         raise UserError(f"`{text}`: nothing can be added to a configuration; write {key}=… without the plus sign")
     if free_form:
         return "++" + text.lstrip("+")
+    if key in groups and isinstance(value, str) and value not in groups[key]:
+        raise UserError(_no_option(key, value, groups[key]))
     if key in groups and isinstance(value, int):
         return f"{key}='{value}'"
     return text
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse files of the user's, which others may have written, that reach for more than settings. Raises UserError.
+
+    Hydra itself would leave some of it out without a word, and read the environment where options are chosen.
+    """
+    for path in sorted(folder.rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} can't be read: {' '.join(str(error).split())}") from None
+        keys = [str(key) for key in content] if isinstance(content, dict) else []
+        chosen = content.get("defaults") if isinstance(content, dict) else None
+        packages = re.findall(r"^#\s*@package\s+(\S+)", text, re.MULTILINE)
+        if leaving := [option for option in _texts(chosen) if ".." in option.split("/")]:
+            raise UserError(f"{path}: the option {leaving[0]} leads out of the folder")
+        reached = [*keys, *packages, *path.relative_to(folder).parts[:1], *_texts(chosen)]
+        if any("hydra" in re.split(r"[^\w]+", name) for name in reached):
+            raise UserError(f"{path}: Hydra's own settings are ours to set")
+        _refuse_resolvers(content, str(path))
+
+
+def _refuse_resolvers(value: Any, where: str) -> None:
+    """Refuse values to be had from elsewhere, such as a secret from the environment. Raises UserError."""
+    for text in _texts(value):
+        if found := RESOLVER.search(text):
+            raise UserError(
+                f"{where}: {found[0]}…}} would bring in what lies outside of the configuration; "
+                "only another key can be referred to, as ${KEY}"
+            )
+
+
+def _texts(value: Any) -> list[str]:
+    """Return every text in plain data, names of keys too."""
+    if isinstance(value, dict):
+        return [text for item in (*value, *value.values()) for text in _texts(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in _texts(item)]
+    return [value] if isinstance(value, str) else []
 
 
 def _entries(overrides: Sequence[Override], schema: type) -> list[str]:
@@ -202,8 +251,12 @@ def _explain(error: Exception, root: str, groups: Mapping[str, list[str]], schem
     if missing := re.search(r"Could not find '([\w/]+)/([^/']+)'", message):
         group, option = missing.groups()
         options = groups.get(group, [])
-        return f"`{group}` has no option `{option}`.{nearest(option, options)} Options: {', '.join(options)}"
+        return _no_option(group, option, options)
     return f"the configuration of `{root}` can't be composed: {message}"
+
+
+def _no_option(group: str, option: str, options: Sequence[str]) -> str:
+    return f"`{group}` has no option `{option}`.{nearest(option, options)} Options: {', '.join(options)}"
 
 
 def known_keys(schema: type) -> list[str]:

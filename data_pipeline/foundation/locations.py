@@ -117,6 +117,21 @@ def shown(location: str) -> str:
     return printable(location)
 
 
+def require_local(key: str, path: str) -> str:
+    """Return a path of this machine that a setting names.
+
+    Raises:
+        UserError: it is a URL, which would otherwise become folders with odd names.
+    """
+    try:
+        scheme, _ = split_scheme(path)
+    except UserError as error:
+        raise UserError(f"{key}={error}") from None
+    if scheme != "file" or re.match(r"file:", path, re.IGNORECASE):
+        raise UserError(f"{key}={shown(path)}: a path on this machine is needed, not a URL")
+    return path
+
+
 def file_name(location: str) -> str:
     """Return the last part of a location's path, without what follows it in a URL."""
     scheme, path = split_scheme(location)

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.locations import require_local
 from data_pipeline.tokenization.sentencepiece_file import load_sentencepiece
 from data_pipeline.tokenization.tiktoken_file import is_tiktoken_file, load_tiktoken
 from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer, tokenizer_of
@@ -36,7 +37,7 @@ def open_tokenizer(config: TokenizerFileConfig) -> Tokenizer:
     Raises:
         UserError: there is no such file, it isn't a tokenizer, or it has no token to end a document with.
     """
-    path = Path(config.path)
+    path = Path(require_local("tokenizer.path", config.path))
     if path.is_dir() or path.suffix == ".json" or not path.is_file():
         return load_tokenizer(path, config.end_of_document)
     if is_tiktoken_file(path):

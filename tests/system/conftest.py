@@ -1,13 +1,17 @@
-"""Runs that nothing disturbs, made once per session: what every other run is compared with."""
+"""Runs that nothing disturbs, made once per session: what others are compared with; and ways to run commands."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from commands import run_command
+from kills import Trainings
 from small_runs import train_command
+
+from launch.command import main
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +28,26 @@ def undisturbed(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -
         return runs[ranks]
 
     return run_of
+
+
+@pytest.fixture(scope="session")
+def trainings(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
+    """Start trainings on the small dataset in a fraction of a second."""
+    started = Trainings(small_dataset, tmp_path_factory.mktemp("trainings"))
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def headrace(tmp_path: Path, monkeypatch, capfd) -> Callable[..., tuple[int, str]]:
+    """Run the command in this process, in an empty folder; return its exit code and what it said."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["headrace", *arguments])
+        code = main()
+        return code, capfd.readouterr().err
+
+    return run

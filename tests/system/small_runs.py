@@ -89,3 +89,10 @@ def assert_one_line(finished: Finished, code: int) -> str:
     assert "Traceback" not in finished.err
     assert len(finished.headrace_lines) == 1, finished.err
     return finished.headrace_lines[0]
+
+
+def the_line(error: str) -> str:
+    """Return the one line for a person in what a command said."""
+    [line] = [line for line in error.splitlines() if line.startswith("headrace")]
+    assert "Traceback" not in error
+    return line

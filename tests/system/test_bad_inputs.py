@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from commands import python, run_command
-from small_runs import SETTINGS, assert_one_line, copied, train_command
-
-from launch.command import main
+from small_runs import SETTINGS, assert_one_line, copied, the_line, train_command
 
 REFUSED = {
     # What was typed, and what the one line must say.
@@ -90,27 +86,6 @@ REFUSED = {
         "--config-dir nowhere: there is no such folder",
     ),
 }
-
-
-@pytest.fixture
-def headrace(tmp_path: Path, monkeypatch, capfd) -> Callable[..., tuple[int, str]]:
-    """Run the command in this process, in an empty folder; return its exit code and what it said."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["headrace", *arguments])
-        code = main()
-        return code, capfd.readouterr().err
-
-    return run
-
-
-def the_line(error: str) -> str:
-    [line] = [line for line in error.splitlines() if line.startswith("headrace")]
-    assert "Traceback" not in error
-    return line
 
 
 @pytest.mark.parametrize("mistake", REFUSED)

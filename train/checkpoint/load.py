@@ -78,18 +78,32 @@ def load_checkpoint(engine: Engine, folder: Path) -> TrainerState:
     spread_masters(engine)
     restore_loss_scaler(engine, state.loss_scaler)
     random_path = folder / f"random-{engine.world.rank:05d}.safetensors"
-    if random_path.exists() and load_checkpoint_manifest(folder).world_size == engine.world.size:
+    manifest = load_checkpoint_manifest(folder)
+    if random_path.name in manifest.files and manifest.world_size == engine.world.size:
         restore_random_state(safetensors.torch.load_file(random_path))
     return state
 
 
 def read_trainer_state(folder: Path) -> TrainerState:
-    return TrainerState(**json.loads((folder / TRAINER).read_text(encoding="utf-8")))
+    """Return `trainer.json`. Raises Failure: it is damaged, or of another version of Headrace."""
+    try:
+        return TrainerState(**json.loads((folder / TRAINER).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise Failure(f"{folder / TRAINER} can't be used: {error}") from None
 
 
 def read_model_description(folder: Path) -> dict[str, Any]:
-    """Return `model.json`: the model's configuration under `model`, and what it was trained with."""
-    return json.loads((folder / MODEL).read_text(encoding="utf-8"))
+    """Return `model.json`: the model's configuration under `model`, and what it was trained with.
+
+    Raises:
+        Failure: it is damaged, or describes what is no model of ours.
+    """
+    try:
+        description = json.loads((folder / MODEL).read_text(encoding="utf-8"))
+        TransformerConfig(**description["model"])
+        return {"sequence_length": int(description["sequence_length"]), **description}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise Failure(f"{folder / MODEL} can't be used: {error}") from None
 
 
 def load_transformer(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Transformer:
@@ -114,7 +128,9 @@ class StateReader:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        files = [StateFile(path) for path in sorted(folder.glob("state-*.safetensors"))]
+        # Those of the manifest, which have been verified; whatever else lies there isn't the checkpoint's.
+        names = [name for name in load_checkpoint_manifest(folder).files if name.startswith("state-")]
+        files = [StateFile(folder / name) for name in sorted(names) if (folder / name).exists()]
         self._pieces: dict[str, list[tuple[Any, StateFile]]] = {}
         for file in files:
             for piece in file.pieces:

@@ -15,6 +15,7 @@ import safetensors
 import torch
 from torch import Tensor
 
+from data_pipeline.foundation.errors import Failure
 from data_pipeline.foundation.files import hashed_file
 
 MASTER = "master"
@@ -76,15 +77,26 @@ def write_state_file(path: Path, pieces: Iterable[tuple[PieceRange, Tensor]]) ->
 
 
 class StateFile:
-    """Reads ranges of pieces out of one state file."""
+    """Reads ranges of pieces out of one state file.
+
+    Raises:
+        Failure: the file isn't one, or its header contradicts itself.
+    """
 
     def __init__(self, path: Path):
-        self._file = safetensors.safe_open(path, framework="pt")
-        ranges = json.loads(self._file.metadata()["ranges"])
-        self.pieces = [
-            PieceRange(key.rpartition("/")[0], key.rpartition("/")[2], start, stop, tuple(shape))
-            for key, (start, stop, shape) in ranges.items()
-        ]
+        try:
+            self._file = safetensors.safe_open(path, framework="pt")
+            ranges = json.loads(self._file.metadata()["ranges"])
+            self.pieces = [
+                PieceRange(key.rpartition("/")[0], key.rpartition("/")[2], start, stop, tuple(shape))
+                for key, (start, stop, shape) in ranges.items()
+            ]
+            for piece in self.pieces:
+                there = self._file.get_slice(piece.key)
+                if there.get_dtype() != "F32" or there.get_shape() != [piece.stop - piece.start]:
+                    raise ValueError(f"{piece.key} is {there.get_dtype()} {there.get_shape()}, not what its range says")
+        except (OSError, safetensors.SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise Failure(f"{path} is not a state file of a checkpoint: {' '.join(str(error).split())}") from None
 
     def read(self, piece: PieceRange, start: int, stop: int) -> Tensor:
         """Return elements `start` to `stop` of the parameter, which must lie within the piece."""

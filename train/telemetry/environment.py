@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from train.telemetry.withheld import looks_secret, text_without_secrets
+
 PACKAGES = (
     "headrace", "torch", "deepspeed", "webdataset", "wandb", "hydra-core", "omegaconf", "numpy", "tokenizers",
     "fastokens", "safetensors", "pyarrow", "triton", "flash-attn", "transformers",
@@ -21,10 +23,6 @@ VARIABLES = re.compile(
     r"|(NCCL|GLOO|TORCH|TORCHELASTIC|PYTORCH|TORCHINDUCTOR|DS|DEEPSPEED)_\w+"
     r"|SLURM_(JOB_ID|JOB_NAME|JOB_PARTITION|JOB_NODELIST|NNODES|NTASKS|NTASKS_PER_NODE|CPUS_PER_TASK|GPUS_ON_NODE"
     r"|RESTART_COUNT))"
-)
-SECRET_WORDS = {"apikey", "token", "secret", "password", "passwd", "passphrase", "credential", "credentials"}
-SECRET_IN_TEXT = re.compile(
-    r"(?i)((?:api_?key|token|secret|password|passwd|credential)\w*[\"']?\s*[=:]\s*[\"']?)[\w\-./+]{16,}"
 )
 DIFF_CHARACTERS = 200_000
 
@@ -45,16 +43,12 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def looks_secret(name: str) -> bool:
-    """Tell whether a variable or key with this name probably holds a key, a token or a password."""
-    words = re.split(r"[^a-z0-9]+", name.lower())
-    return words[-1] in ("key", "keys") or not SECRET_WORDS.isdisjoint(words)
-
-
 def describe_variables(variables: dict[str, str]) -> dict[str, str]:
     """Return the environment variables that shape a run, from a list of known names."""
     return {
-        name: value for name, value in sorted(variables.items()) if VARIABLES.fullmatch(name) and not looks_secret(name)
+        name: text_without_secrets(value)
+        for name, value in sorted(variables.items())
+        if VARIABLES.fullmatch(name) and not looks_secret(name)
     }
 
 
@@ -66,7 +60,7 @@ def describe_code(file: Path) -> dict[str, Any] | None:
         return None
     revision = _git(folder, "rev-parse", "HEAD")
     status = _git(folder, "status", "--porcelain") or ""
-    diff = SECRET_IN_TEXT.sub(r"\1(removed)", _git(folder, "diff", "HEAD") or "")
+    diff = text_without_secrets(_git(folder, "diff", "HEAD") or "")
     cut = len(diff) - DIFF_CHARACTERS
     return {
         "revision": revision.strip() if revision else None,

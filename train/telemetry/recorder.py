@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from data_pipeline.foundation.errors import Failure
 from data_pipeline.foundation.files import write_text
+from data_pipeline.foundation.progress import say
 
+WAITING_LINES = 10_000
 METRICS, EVENTS, SAMPLES = "metrics.jsonl", "events.jsonl", "samples.jsonl"
 
 
@@ -19,7 +25,8 @@ class Recorder:
     """Appends to `metrics.jsonl`, `events.jsonl` and `samples.jsonl` of a run folder.
 
     Each line is handed to the operating system in one write, so a killed process loses nothing it recorded. What a
-    lost machine may leave half-written at the end of a file is cut off when the run starts again.
+    lost machine may leave half-written at the end of a file is cut off when the run starts again. A disk that is full
+    or away delays lines and is told once; only a start needs it.
     """
 
     def __init__(self, folder: Path):
@@ -86,11 +93,21 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class _Lines:
-    """One JSON-lines file that is only ever appended to by whole lines."""
+    """One JSON-lines file that is only ever appended to by whole lines.
+
+    Lines that can't be written, because the disk is full or away, wait in memory and are written with the next that
+    can: no row is worth a run. Of more than `WAITING_LINES` the oldest are dropped, and counted.
+    """
 
     def __init__(self, path: Path):
         self.path = path
-        self._open()
+        self._waiting: deque[bytes] = deque()
+        self._dropped = 0
+        self._told = False
+        try:
+            self._open()
+        except OSError as error:
+            raise Failure(f"{path} can't be written ({error.strerror}): mend it, then start again") from None
 
     def _open(self) -> None:
         self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115, it stays open for the run
@@ -99,29 +116,55 @@ class _Lines:
 
     def append(self, row: dict[str, Any]) -> None:
         line = json.dumps({**_finite(row), "time": round(time.time(), 3)}, ensure_ascii=False, allow_nan=False)
-        data = line.encode("utf-8", errors="replace") + b"\n"
+        self._waiting.append(line.encode("utf-8", errors="replace") + b"\n")
         try:
-            written = self._file.write(data)
-            if written != len(data):
-                raise OSError(None, "no space is left on the disk")
+            self._write_waiting()
         except OSError as error:
-            self._file.truncate(self._bytes)
-            raise Failure(
-                f"can't record to {self.path}: {error.strerror}. What was recorded before is whole"
-            ) from error
-        self._bytes += len(data)
+            if len(self._waiting) > WAITING_LINES:
+                self._waiting.popleft()
+                self._dropped += 1
+            if not self._told:
+                self._told = True
+                say(
+                    escape(
+                        f"can't record to {self.path}: {error.strerror}. Training goes on; "
+                        "what can't be written now is kept and written later"
+                    )
+                )
+
+    def _write_waiting(self) -> None:
+        while self._waiting:
+            data = self._waiting[0]
+            try:
+                if self._file.write(data) != len(data):
+                    raise OSError(None, "no space is left on the disk")
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(self._bytes)
+                raise
+            self._bytes += len(data)
+            self._waiting.popleft()
 
     def keep_until(self, step: int) -> int:
         rows = read_lines(self.path)
         kept = [row for row in rows if row.get("step", 0) <= step]
         if len(kept) < len(rows):
             self._file.close()
-            write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+            try:
+                write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+            except OSError as error:
+                raise Failure(f"{self.path} can't be written ({error.strerror}): mend it, then start again") from None
             self._open()
         return len(rows) - len(kept)
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._write_waiting()
+        if lost := self._dropped + len(self._waiting):
+            say(escape(f"{lost:,} lines of {self.path} could not be written and are lost"))
+            self._waiting.clear()
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def _end_of_last_whole_line(descriptor: int) -> int:

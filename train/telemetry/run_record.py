@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.progress import say
 from train.telemetry.display import Display
@@ -18,6 +20,7 @@ from train.telemetry.recorder import Recorder
 from train.telemetry.report import write_report
 from train.telemetry.summary import summarize
 from train.telemetry.trackers import Tracker, open_tracker
+from train.telemetry.withheld import text_without_secrets
 
 if TYPE_CHECKING:
     from train.checkpoint.load import Found
@@ -59,10 +62,10 @@ class RunRecord(AbstractContextManager):
         if not self._world.is_main:
             return
         for line in self._prepared.lines(self._composed.value):
-            say(line)
+            say(escape(line))
         for checkpoint, problems in found.rejected:
             self._recorder.event("checkpoint_rejected", self._first_step, checkpoint=checkpoint.name, problems=problems)
-            say(f"checkpoint {checkpoint.name} is not used: {'; '.join(problems)}")
+            say(escape(f"checkpoint {checkpoint.name} is not used: {'; '.join(problems)}"))
         dropped = self._recorder.rewind(self._first_step)
         ranks = self._world.size
         if found.checkpoint is None:
@@ -73,7 +76,7 @@ class RunRecord(AbstractContextManager):
                 self._recorder.event("checkpoint_fetched", self._first_step, checkpoint=name, place=found.fetched_from)
                 say(f"checkpoint {name} was fetched from {found.fetched_from}")
             self._recorder.event("resumed", self._first_step, checkpoint=name, steps_redone=dropped, ranks=ranks)
-            say(f"going on from {found.checkpoint}")
+            say(escape(f"going on from {found.checkpoint}"))
         self._closing.enter_context(self._display)
 
     def row(self, row: dict[str, Any]) -> None:
@@ -143,7 +146,7 @@ class RunRecord(AbstractContextManager):
     def failed(self, step: int, error: BaseException) -> None:
         """Record that the run broke."""
         if self._world.is_main and not self._ended:
-            self.end("failed", step, 1, reason=f"{type(error).__name__}: {error}")
+            self.end("failed", step, 1, reason=text_without_secrets(f"{type(error).__name__}: {error}"))
 
     def end(self, status: str, step: int, exit_code: int, **details: Any) -> None:
         """Record the end, write summary and report, and close the tracker."""
@@ -154,12 +157,16 @@ class RunRecord(AbstractContextManager):
         kind = "preempted" if status == "stopped" else status
         self._recorder.event(kind, step, **details)
         model = {"name": self._prepared.model.name, "parameters": self._prepared.parameters}
-        summarize(self._folder, status, self._prepared.lineage, model)
-        write_report([self._folder], self._folder / "report.html")
+        try:
+            summarize(self._folder, status, self._prepared.lineage, model)
+            write_report([self._folder], self._folder / "report.html")
+        except OSError as error:
+            # Both are made of what is recorded, and can be made again.
+            say(escape(f"summary and report of {self._folder} can't be written: {error.strerror or error}"))
         self._tracker.finish(exit_code)
         self._recorder.close()
         reason = f" ({details['reason']})" if "reason" in details else ""
-        say(f"{status} at step {step:,}{reason}: {self._folder / 'report.html'}")
+        say(escape(f"{status} at step {step:,}{reason}: {self._folder / 'report.html'}"))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -12,6 +12,7 @@ import html
 import json
 import os
 import queue
+import re
 import secrets
 import signal
 import subprocess
@@ -106,21 +107,24 @@ class WandbTracker:
     def __init__(
         self, config: TrackerConfig, folder: Path, run_name: str, configuration: dict[str, Any], resume_step: int
     ):
+        from train.telemetry.withheld import without_secrets
+
         self.problem: str | None = None
         self.dropped = 0
+        self._folder = folder.resolve()
         self._queue: queue.Queue[dict[str, Any]] = queue.Queue(QUEUE_ROWS)
         self._process: subprocess.Popen[bytes] | None = None
         self._finished = threading.Event()
         try:
             start = {
-                "folder": str(folder.resolve()),
+                "folder": str(self._folder),
                 "id": _run_id(folder / "wandb.json"),
                 "name": run_name,
                 "project": config.project,
                 "entity": config.entity,
                 "mode": config.mode,
                 "tags": list(config.tags),
-                "configuration": _without_secrets(configuration),
+                "configuration": without_secrets(configuration),
                 "resume_step": resume_step,
                 "trainer": os.getpid(),
                 "init_seconds": INIT_SECONDS,
@@ -147,7 +151,10 @@ class WandbTracker:
             except queue.Full:
                 pass
         if self._process is not None and self._process.poll() is None:
-            self._report(f"wandb isn't done after {FINISH_SECONDS:.0f} s and is left behind, with what it had by then")
+            self._report(
+                f"wandb isn't done after {FINISH_SECONDS:.0f} s and is left behind. What it had by then is kept, and "
+                f"`wandb sync --no-skip-online {self._folder}/wandb/run-*` sends it later"
+            )
             self._process.kill()
         if self.dropped:
             self._report(f"wandb was too slow for {self.dropped:,} rows, which it doesn't have")
@@ -211,21 +218,14 @@ def _run_id(path: Path) -> str:
     from data_pipeline.foundation.files import write_json
 
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+        kept = str(json.loads(path.read_text(encoding="utf-8"))["id"])
+        if not re.fullmatch(r"[\w-]{1,64}", kept):
+            raise ValueError(f"{kept!r} can't be the id of a run, which is part of a folder's name")
+        return kept
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         chosen = secrets.token_hex(6)
         write_json(path, {"id": chosen})
         return chosen
-
-
-def _without_secrets(value: Any, name: str = "") -> Any:
-    from train.telemetry.environment import looks_secret
-
-    if isinstance(value, dict):
-        return {str(key): _without_secrets(item, str(key)) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_secrets(item, name) for item in value]
-    return "(removed)" if isinstance(value, str) and value and looks_secret(name) else value
 
 
 def _plain(value: Any) -> Any:
@@ -299,7 +299,8 @@ def _open_run(start: dict[str, Any], report: Callable[[str], None]) -> Any:
     except Exception as error:
         if mode == "offline":
             raise
-        report(f"wandb can't go online ({error}); it records offline, `wandb sync` can follow")
+        later = f"wandb sync {start['folder']}/wandb/offline-run-*"
+        report(f"wandb can't go online ({error}); it records offline, and `{later}` sends it later")
         # The service still holds the run's id from the try that failed; only a new service gives it out again.
         wandb.teardown()
         return init("offline")

@@ -1,11 +1,14 @@
-import errno
 import json
 import math
+import os
+import resource
+from contextlib import contextmanager
 
 import numpy
 import pytest
 
 from data_pipeline.foundation.errors import Failure
+from train.telemetry import recorder as recorder_module
 from train.telemetry.recorder import Recorder, read_lines
 
 
@@ -83,22 +86,48 @@ def test_text_that_is_not_valid_unicode_is_recorded_all_the_same(tmp_path):
     assert read_lines(tmp_path / "samples.jsonl")[0]["text"] == "half a character: ?"
 
 
-def test_a_full_disk_is_named_and_leaves_whole_lines(tmp_path):
+@contextmanager
+def full_disk(recorder):
+    """Let no file grow further, as a full disk does; Python ignores the signal that comes with it."""
+    size = max(os.fstat(lines._file.fileno()).st_size for lines in (recorder._metrics, recorder._events))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_what_a_full_disk_does_not_take_is_told_once_and_written_when_there_is_room(tmp_path, capsys):
     recorder = Recorder(tmp_path)
     recorder.metrics({"step": 1})
-    lines = recorder._metrics
+    with full_disk(recorder):
+        for step in range(2, 50):
+            recorder.metrics({"step": step})
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "Training goes on" in line
+        assert steps(tmp_path / "metrics.jsonl") == [1]
+    recorder.metrics({"step": 50})
+    recorder.close()
+    assert steps(tmp_path / "metrics.jsonl") == list(range(1, 51))
+    assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_bytes().splitlines())
+    assert capsys.readouterr().err == ""
 
-    class FullDisk:
-        def __init__(self, file):
-            self.file, self.truncate = file, file.truncate
 
-        def write(self, data):
-            self.file.write(data[:5])
-            raise OSError(errno.ENOSPC, "No space left on device")
+def test_memory_stays_bounded_and_what_is_lost_is_counted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recorder_module, "WAITING_LINES", 10)
+    recorder = Recorder(tmp_path)
+    recorder.metrics({"step": 1})
+    with full_disk(recorder):
+        for step in range(2, 32):
+            recorder.metrics({"step": step})
+        assert len(recorder._metrics._waiting) == 10
+    recorder.close()
+    assert steps(tmp_path / "metrics.jsonl") == [1, *range(22, 32)]
+    assert "20 lines of" in capsys.readouterr().err
 
-    whole, lines._file = lines._file, FullDisk(lines._file)
-    with pytest.raises(Failure, match=r"metrics\.jsonl: No space left on device"):
-        recorder.metrics({"step": 2})
-    lines._file = whole
-    recorder.metrics({"step": 3})
-    assert steps(tmp_path / "metrics.jsonl") == [1, 3]
+
+def test_a_folder_that_can_not_be_written_at_the_start_is_a_failure_by_name(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(Failure, match=r"metrics\.jsonl can't be written"):
+        Recorder(tmp_path)
