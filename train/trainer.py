@@ -52,7 +52,7 @@ class Trainer:
         world.on_main(lambda: self._require_one_dataset(datasets))
         self.found = self._find_checkpoint()
         world.on_main(lambda: open_run(self.run, composed))
-        self.watchdog = Watchdog(self.run.path, world, self.config.cluster.hang_seconds, 0)
+        self.watchdog = Watchdog(self.run.path, world, self.config.cluster.hang_seconds)
         try:
             self._start(composed, prepared, world)
         except BaseException as error:
