@@ -32,7 +32,8 @@ class GuardConfig:
         warmup: good steps before spikes are judged, at the beginning and after each change of the data's stage.
         skips: bad steps in a row that are skipped; at the last of them the run rolls back.
         rollbacks: of a run, before it gives up.
-        replica_check_every: steps between two comparisons of the ranks' copies of weights; 0 never compares.
+        replica_check_every: steps between two comparisons of the ranks' copies of weights, which are compared before
+            each checkpoint too; 0 never compares.
     """
 
     loss_spike: float = 10.0
@@ -96,8 +97,7 @@ class Guard:
 
     def state(self) -> dict[str, Any]:
         """Return all that it remembers, for a checkpoint."""
-        memory = self._memory
-        return asdict(memory)
+        return asdict(self._memory)
 
     def enter(self, stage: int) -> None:
         """Say which stage of the data the next step is of: another mixture may have another loss."""

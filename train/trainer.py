@@ -62,7 +62,7 @@ class Trainer:
         world.on_main(lambda: open_run(self.run, composed))
         if self.found.checkpoint is None and (remote := self.remote) is not None:
             self.found = world.on_main(lambda: self._fetch_checkpoint(remote))
-        self.watchdog = Watchdog(self.run.path, world, self.config.cluster.hang_seconds, 0)
+        self.watchdog = Watchdog(self.run.path, world, self.config.cluster.hang_seconds)
         try:
             self._start(composed, prepared, world)
         except BaseException as error:

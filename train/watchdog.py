@@ -57,14 +57,13 @@ class Watchdog:
     Args:
         folder: of the run.
         hang_seconds: see `ClusterConfig`; 0 sees only deaths.
-        step: that the run goes on from.
     """
 
-    def __init__(self, folder: Path, world: World, hang_seconds: float, step: int):
+    def __init__(self, folder: Path, world: World, hang_seconds: float):
         self._run, self._world, self._hang_seconds = folder, world, hang_seconds
         self._beats, self._hangs = folder / "heartbeats", folder / "hangs"
         self._note, self._dump = self._beats / "verdict.json", self._hangs / f"rank-{world.rank:05d}.txt"
-        self._at = _Place(step, 0, "starting", time.monotonic(), True)
+        self._at = _Place(0, 0, "starting", time.monotonic(), True)
         self._closed = threading.Event()
         self._failure = ""
         if world.is_main:

@@ -30,7 +30,7 @@ def main() -> None:
     how, trouble_at = (sys.argv[3], int(sys.argv[4])) if len(sys.argv) > 3 else ("", -1)
     watching.POLL_SECONDS, watching.SELF_HELP_SECONDS, watching.OWN_WATCH_SECONDS = 0.25, 1.0, 1.0
     world = join_world(ClusterConfig(threads=1, timeout_seconds=120))
-    watchdog = watching.Watchdog(run, world, hang_seconds, 0)
+    watchdog = watching.Watchdog(run, world, hang_seconds)
     try:
         for step in range(1, 1000):
             watchdog.at(step, "reading", step == 1)
