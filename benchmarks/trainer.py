@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.rounds import compare
 from data_pipeline.foundation.configuration import compose_configuration
-from data_pipeline.loader import Batch
+from data_pipeline.loader import Batch, Share
 from train.distributed import ClusterConfig, join_world, leave_world
 from train.model.initialisation import initialise_weights
 from train.model.transformer import Transformer, TransformerConfig
@@ -42,20 +43,27 @@ def trainer_lines(dataset: Path, rounds: int = 5) -> Iterator[str]:
             ]
             composed = compose_configuration("train", overrides, TrainConfig)
             trainer = Trainer(composed, prepare_run(composed, 1), world)
-            plain = PlainLoop(trainer.prepared.model, trainer.batches())
-            work = _rounds_of(trainer, plain, steps, steps * sequences * length)
-            yield compare(*work, rounds).line(f"trainer, {model}, T {length}", "tokens/s", "plain loop")
+            plain = PlainLoop(trainer.prepared.model, _batches(trainer))
+            ours, theirs = _rounds_of(trainer, plain, steps, steps * sequences * length)
+            yield compare(ours, theirs, rounds).line(f"trainer, {model}, T {length}", "tokens/s", "plain loop")
+            trainer.stream.close()
             trainer.engine.close()
     leave_world()
 
 
-def _rounds_of(trainer: Trainer, plain: PlainLoop, steps: int, tokens: int) -> tuple[Callable[[], int], ...]:
+def _batches(trainer: Trainer) -> Iterator[list[Batch]]:
+    """Yield the same steps as the trainer reads, from a stream of their own."""
+    share = Share(trainer.prepared.batch.micro)
+    stream = trainer.prepared.data.stream(share, False, trainer.world, ())
+    return (stream.next(step)[0] for step in itertools.count())
+
+
+def _rounds_of(trainer: Trainer, plain: PlainLoop, steps: int, tokens: int) -> tuple[Callable[[], int], Callable[[], int]]:
     """Return one round of each: so many steps, which are so many tokens."""
-    batches = trainer.batches()
 
     def ours() -> int:
         for _ in range(steps):
-            trainer.step(batches)
+            trainer.step()
         return tokens
 
     def theirs() -> int:
