@@ -25,6 +25,9 @@ LAYOUTS = (("nano", 256, 16, 8), ("micro", 256, 16, 4), ("small_30m", 512, 4, 2)
 """Model, tokens of a sequence, sequences of a step, steps of a round."""
 
 
+Round = Callable[[], int]
+
+
 def trainer_lines(dataset: Path, rounds: int = 5) -> Iterator[str]:
     """Compare tokens per second at three sizes, ZeRO 0, float32, one process."""
     register_schemas()
@@ -58,7 +61,7 @@ def _batches(trainer: Trainer) -> Iterator[list[Batch]]:
     return (stream.next(step)[0] for step in itertools.count())
 
 
-def _rounds_of(trainer: Trainer, plain: PlainLoop, steps: int, tokens: int) -> tuple[Callable[[], int], Callable[[], int]]:
+def _rounds_of(trainer: Trainer, plain: PlainLoop, steps: int, tokens: int) -> tuple[Round, Round]:
     """Return one round of each: so many steps, which are so many tokens."""
 
     def ours() -> int:
