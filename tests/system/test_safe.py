@@ -21,7 +21,7 @@ from small_runs import SETTINGS, the_line
 from soak import note
 
 from data_pipeline.foundation.errors import Failure, UserError
-from data_pipeline.foundation.files import file_hash, json_hash
+from data_pipeline.foundation.files import file_hash, json_hash, write_json
 from data_pipeline.preparation.slurm.settings import SlurmConfig
 from data_pipeline.readers.document import Document
 from data_pipeline.readers.files import Files, FilesConfig
@@ -327,7 +327,7 @@ def write_manifest(folder: Path, names: list[str]) -> None:
         **{"format_version": 1, "step": 1, "world_size": 1, "zero_stage": 0},
         **{"dataset_fingerprint": "d", "configuration_fingerprint": "c", "files": entries},
     }
-    (folder / "manifest.json").write_text(json.dumps({**content, "xxh3_128": json_hash(content)}))
+    write_json(folder / "manifest.json", {**content, "xxh3_128": json_hash(content)})
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/hosts", "tokenizer/../../secret", ".hidden", "a//b"])
@@ -337,7 +337,7 @@ def test_a_checkpoint_that_names_a_file_elsewhere_is_refused(tmp_path, name):
     content = json.loads((folder / "manifest.json").read_text())
     del content["xxh3_128"]
     content["files"][name] = {"bytes": 6, "xxh3_128": file_hash(tmp_path / "secret")}
-    (folder / "manifest.json").write_text(json.dumps({**content, "xxh3_128": json_hash(content)}))
+    write_json(folder / "manifest.json", {**content, "xxh3_128": json_hash(content)})
     with pytest.raises(Failure, match="which can't be a file of a checkpoint"):
         load_checkpoint_manifest(folder)
     assert len(verify_checkpoint(folder)) == 1
