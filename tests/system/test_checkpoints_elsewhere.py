@@ -9,6 +9,7 @@ import boto3
 from commands import read_rows, run_command
 from s3_server import s3_server
 from small_runs import STEPS, assert_one_line, final_state, learnt, train_command
+from soak import long
 
 from train.checkpoint.folder import list_checkpoints, verify_checkpoint
 
@@ -48,6 +49,7 @@ def test_a_run_whose_folder_is_lost_goes_on_from_s3_bit_for_bit(undisturbed, sma
     assert "S3CRET" not in finished.err + "".join(path.read_text() for path in run.glob("*.*"))
 
 
+@long
 def test_uploads_that_fail_are_told_and_stop_nothing(undisturbed, small_dataset, tmp_path):
     (tmp_path / "elsewhere").write_text("no folder")
     more = ("checkpoint.upload=elsewhere", "checkpoint.every=10")
@@ -63,6 +65,7 @@ def test_uploads_that_fail_are_told_and_stop_nothing(undisturbed, small_dataset,
     assert final_state(run) == final_state(undisturbed(1))
 
 
+@long
 def test_the_best_stay_and_each_says_what_it_was_validated_at(undisturbed, small_dataset, tmp_path):
     more = ("checkpoint.every=5", "checkpoint.keep=1", "checkpoint.keep_every=20", "checkpoint.keep_best=1")
     finished = run_command(train_command(small_dataset, *more), tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from commands import kill_all, run_command, start_command, wait_until
 from small_runs import assert_same_result, events, learnt, rows_done, train_command
+from soak import long
 
 
 def kill_after(step: int, command: list[str], folder: Path, name: str = "run") -> None:
@@ -28,7 +29,7 @@ CHANGING = (
 PACKED = ("data.packing=best_fit", "data.weights={river:3,hill:1}", "data.sequence_length=64")
 
 
-@pytest.mark.parametrize("settings", [CHANGING, PACKED], ids=["changing", "packed"])
+@pytest.mark.parametrize("settings", [CHANGING, pytest.param(PACKED, marks=long)], ids=["changing", "packed"])
 def test_a_run_that_mixes_changes_or_packs_goes_on_exactly_where_it_was(mixed_dataset, tmp_path, settings):
     for name in ("undisturbed", "killed"):
         command = train_command(mixed_dataset, *settings, name=name)

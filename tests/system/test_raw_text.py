@@ -9,6 +9,7 @@ import pytest
 from commands import python, run_command, torchrun
 from generated_corpus import generated_texts, write_json_lines
 from small_runs import SMALL_MODEL, events, learnt
+from soak import long
 
 
 def command(folder: Path, tokenizer: Path, *more: str, ranks: int = 1) -> list[str]:
@@ -54,6 +55,7 @@ def test_it_trains_is_measured_and_goes_on_after_a_stop(small_dataset, texts, tm
     assert inspected.code == 2 and "raw text is no dataset" in inspected.err
 
 
+@long
 def test_two_ranks_learn_from_shards_of_their_own_and_nothing_is_measured_without_files_for_it(
     small_dataset, texts, tmp_path
 ):

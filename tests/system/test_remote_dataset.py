@@ -12,6 +12,7 @@ from commands import kill_all, read_rows, run_command, start_command, torchrun, 
 from file_server import FileServer, file_server
 from small_data import make_dataset, walking_texts
 from small_runs import SETTINGS, STEPS, assert_same_result, events, final_state, learnt, rows_done, train_command
+from soak import long
 
 from data_pipeline.curriculum import plan_segments
 from data_pipeline.dataset import CacheConfig, DataConfig, open_dataset, open_training
@@ -33,6 +34,7 @@ def url(server: FileServer, small_dataset: Path) -> str:
     return server.serve_folder("web", small_dataset)
 
 
+@long
 def test_killed_and_started_again_every_bit_is_that_of_the_local_run(undisturbed, url, small_dataset, tmp_path):
     command = train_command(url, f"data.cache.folder={tmp_path}/cache")
     process = start_command(command, tmp_path)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from commands import REPOSITORY, kill_all, python, read_rows, run_command, start_command, wait_until
 from small_runs import STEPS, assert_same_result, copied, events, learnt, rows_done, train_command
+from soak import long
 
 
 def test_a_finished_run_says_so_and_does_nothing_when_started_again(undisturbed, small_dataset, tmp_path):
@@ -63,7 +64,9 @@ def test_stop_after_leaves_with_75_and_the_run_goes_on_to_the_same_result(undist
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000038", "step-00000040"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(number, marks=long) for number in (signal.SIGINT, signal.SIGUSR1))]
+)
 def test_a_signal_ends_the_step_with_a_checkpoint_and_75(undisturbed, small_dataset, tmp_path, number):
     run = tmp_path / "runs" / "run"
     process = start_command(train_command(small_dataset, "checkpoint.every=0"), tmp_path)

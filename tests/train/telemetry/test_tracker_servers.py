@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from soak import long
 from wandb_server import wandb_server
 
 from train.telemetry import trackers
@@ -63,6 +64,7 @@ def test_what_a_server_does_not_take_is_kept_and_sent_later(tmp_path, monkeypatc
         assert synced_steps(server, tmp_path, *map(str, tmp_path.glob("wandb/offline-run-*"))) == STEPS
 
 
+@long
 def test_a_server_that_hangs_in_the_middle_of_a_run_gets_the_rest_later(tmp_path, monkeypatch):
     with wandb_server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from commands import kill_all, run_command, start_command
 from generated_corpus import configuration, generated_texts, write_json_lines
+from soak import long
 
 from data_pipeline.prepare import prepare
 
@@ -51,6 +52,7 @@ def assert_same_dataset(one: Path, other: Path) -> None:
     assert [name for name in files if files[name] != others[name]] == []
 
 
+@long
 def test_one_task_makes_the_dataset_of_this_machine_in_a_folder_of_any_name(slurm, corpus):
     folder = corpus / "100% 'a'; $(touch b)"
     folder.mkdir()
