@@ -10,6 +10,7 @@ import torch
 from commands import python, run_command
 
 from data_pipeline.foundation.files import file_hash
+from train.checkpoint.folder import FORMAT_VERSION, MANIFEST, CheckpointManifest, manifest_bytes
 from train.checkpoint.state_file import MASTER, PieceRange, StateFile, write_state_file
 
 WEIGHT = torch.arange(24, dtype=torch.float32).reshape(4, 6)
@@ -77,6 +78,10 @@ def test_a_large_range_is_read_in_little_memory_beside_its_own(tmp_path):
     elements = 1 << 26
     values = torch.zeros(1).expand(elements)
     piece = PieceRange("w", MASTER, 0, elements, (elements,))
-    write_state_file(tmp_path / "state-00000-of-00001.safetensors", [(piece, values)])
+    name = "state-00000-of-00001.safetensors"
+    size, digest = write_state_file(tmp_path / name, [(piece, values)])
+    files = {name: {"bytes": size, "xxh3_128": digest}}
+    manifest = CheckpointManifest(FORMAT_VERSION, 1, 1, 0, "dataset", "settings", files)
+    (tmp_path / MANIFEST).write_bytes(manifest_bytes(manifest))
     done = run_command(python("-c", READING, str(elements)), tmp_path)
     assert done.code == 0, done.err
