@@ -39,11 +39,7 @@ def plain_webdataset(folder: Path, documents: list[NDArray], length: int, sequen
 
     dataset = webdataset.WebDataset(str(path), shardshuffle=False).shuffle(1000, seed=0).decode().to_tuple("npy")
     while True:
-        for together in (
-            itertools.batched(rows(iter(dataset)), sequences)
-            if sys.version_info >= (3, 12)
-            else _batched(rows(iter(dataset)), sequences)
-        ):
+        for together in _batched(rows(iter(dataset)), sequences):
             yield torch.from_numpy(np.stack(together))
 
 

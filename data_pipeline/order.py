@@ -85,33 +85,34 @@ class Order:
 
     def consumed(self, step: int) -> list[int]:
         """Return how far along each line a run is before a step, in what the line is measured in."""
-        segment = self.steps.segment(step)
-        number = self.steps.segments.index(segment)
-        counts = self._mixtures[segment.stage].counts((step - segment.first_step) * segment.sequences)
-        return [
-            stretch.position + count * self._stride(segment)
-            for source, (stretch, count) in enumerate(zip(self._stretches[number], counts))
-        ]
+        number, counts = self._counts(step)
+        stride = self._stride(self.steps.segments[number])
+        return [stretch.position + count * stride for stretch, count in zip(self._stretches[number], counts)]
 
     def reached(self, step: int) -> list[int]:
         """Return up to where each line may have been read before a step: the last window, begun, counts whole."""
-        segment = self.steps.segment(step)
-        number = self.steps.segments.index(segment)
-        counts = self._mixtures[segment.stage].counts((step - segment.first_step) * segment.sequences)
+        number, counts = self._counts(step)
+        stride = self._stride(self.steps.segments[number])
         return [
-            stretch.position + (self._window(number, source, count - 1)[1] if count else 0) * self._stride(segment)
+            stretch.position + (self._window(number, source, count - 1)[1] if count else 0) * stride
             for source, (stretch, count) in enumerate(zip(self._stretches[number], counts))
         ]
 
+    def _counts(self, step: int) -> tuple[int, list[int]]:
+        """Return the number of a step's segment, and how many sequences of each source it has had before the step."""
+        segment = self.steps.segment(step)
+        counts = self._mixtures[segment.stage].counts((step - segment.first_step) * segment.sequences)
+        return self.steps.segments.index(segment), counts
+
     def reach(self, numbers: Numbers) -> Iterator[tuple[int, int, int]]:
         """Yield source, first and last position of what is read together with sequences: their windows."""
-        for number, chosen in alike(np.searchsorted(self._first_sequences, numbers, side="right") - 1):
-            segment = self.steps.segments[number]
-            sources, within = self._mixtures[segment.stage].divide(numbers[chosen] - segment.first_sequence)
+        for number, chosen in self._by_segment(numbers):
+            sources, within = self._divide(number, numbers[chosen])
+            stride = self._stride(self.steps.segments[number])
             for source, mine in alike(sources):
                 first, _ = self._window(number, source, int(within[mine].min()))
                 _, stop = self._window(number, source, int(within[mine].max()))
-                start, stride = self._stretches[number][source].position, self._stride(segment)
+                start = self._stretches[number][source].position
                 # A sequence of T tokens takes one more, for its last target.
                 yield source, start + first * stride, start + stop * stride - int(self.packed)
 
@@ -122,12 +123,21 @@ class Order:
 
     def locate(self, numbers: Numbers) -> Iterator[tuple[Numbers | slice, Located]]:
         """Yield where sequences lie, those of each segment together, with their indexes in `numbers`."""
-        for number, chosen in alike(np.searchsorted(self._first_sequences, numbers, side="right") - 1):
+        for number, chosen in self._by_segment(numbers):
             yield chosen, self._locate_in_segment(number, numbers[chosen])
+
+    def _by_segment(self, numbers: Numbers) -> Iterator[tuple[int, Numbers | slice]]:
+        """Yield the numbers of segments, each with the indexes in `numbers` of its sequences."""
+        return alike(np.searchsorted(self._first_sequences, numbers, side="right") - 1)
+
+    def _divide(self, number: int, numbers: Numbers) -> tuple[Numbers, Numbers]:
+        """Return the sources of a segment's sequences, and which of their source's in the segment they are."""
+        segment = self.steps.segments[number]
+        return self._mixtures[segment.stage].divide(numbers - segment.first_sequence)
 
     def _locate_in_segment(self, number: int, numbers: Numbers) -> Located:
         segment = self.steps.segments[number]
-        sources, within = self._mixtures[segment.stage].divide(numbers - segment.first_sequence)
+        sources, within = self._divide(number, numbers)
         positions = np.empty(len(numbers), np.int64)
         for source, mine in alike(sources):
             shuffled = self._shuffled(number, source, within[mine]) if self.shuffle else within[mine]
@@ -181,10 +191,7 @@ class Order:
                 return
             counts = self._mixtures[segment.stage].counts(segment.steps * segment.sequences)
             yield [_Stretch(position, count) for position, count in zip(positions, counts)]
-            positions = [
-                position + count * self._stride(segment)
-                for source, (position, count) in enumerate(zip(positions, counts))
-            ]
+            positions = [position + count * self._stride(segment) for position, count in zip(positions, counts)]
 
     def _stride(self, segment: Segment) -> int:
         return 1 if self.packed else segment.length

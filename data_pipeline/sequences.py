@@ -94,7 +94,9 @@ class Sequences:
         ignored = None
         if self.packings[0].pads or len(lost):
             tokens.fill(self.store.end_of_document)
-            ignored = self._padding(pieces, len(numbers), length) | self._untaught(lost, len(numbers), length)
+            ignored = self._padding(pieces, len(numbers), length)
+            if len(lost):
+                ignored |= self._untaught(lost, len(numbers), length)
         self.store.read(kept, tokens)
         ends = self._document_ends(kept, lost, len(numbers), length) if with_documents else None
         return Rows(tokens, ignored, ends)

@@ -28,6 +28,7 @@ from rich.markup import escape
 
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.progress import say
+from train.heartbeats import this_machine
 
 LOCK = "lock"
 BEAT_SECONDS = 15.0
@@ -84,7 +85,7 @@ def _take(descriptor: int, folder: Path) -> dict[str, Any]:
     lease: dict[str, Any] = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "boot": _boot(),
+        "boot": this_machine(),
         "born": _birth(os.getpid()),
         "token": secrets.token_hex(8),
     }
@@ -170,14 +171,6 @@ def _file_system_now(folder: Path) -> float:
         return probe.stat().st_mtime
     finally:
         probe.unlink()
-
-
-def _boot() -> str:
-    """Return what changes when this machine is started again; empty where it can't be known."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
 
 
 def _birth(pid: int) -> float | None:

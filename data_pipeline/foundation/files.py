@@ -17,11 +17,16 @@ READ_BYTES = 1 << 22
 
 def file_hash(path: Path) -> str:
     """Return the xxh3-128 of a file's bytes as 32 hexadecimal digits."""
-    digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
-        while chunk := file.read(READ_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return digest_of(file).hexdigest()
+
+
+def digest_of(file: BinaryIO) -> xxhash.xxh3_128:
+    """Return the xxh3-128 of what is left to read in a file, ready to take more."""
+    digest = xxhash.xxh3_128()
+    while chunk := file.read(READ_BYTES):
+        digest.update(chunk)
+    return digest
 
 
 def text_hash(text: str) -> str:

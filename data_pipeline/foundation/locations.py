@@ -14,16 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-import xxhash
-
 from data_pipeline.foundation.errors import UserError, printable
+from data_pipeline.foundation.files import digest_of
 from data_pipeline.foundation.http_stream import HttpStream
 from data_pipeline.foundation.object_store import ObjectStream, find_objects
 from data_pipeline.foundation.remote import ATTEMPTS, RemoteFile
 
 SCHEMES = ("file", "http", "https", "s3", "gs")
 BUFFER_BYTES = 1 << 20
-HASH_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -72,14 +70,11 @@ def identity(location: str) -> str:
         with _remote_file(location, 0) as file:
             if file.version is not None:
                 return f"{file.version},{file.size}"
-    digest = xxhash.xxh3_128()
     with open_location(location) as content:
         try:
-            while chunk := content.read(HASH_BYTES):
-                digest.update(chunk)
+            return digest_of(content).hexdigest()
         except OSError as error:
             raise UserError(f"{shown(location)} can't be read: {error.strerror or error}") from None
-    return digest.hexdigest()
 
 
 def open_location(location: str, start: int = 0, attempts: int = ATTEMPTS) -> BinaryIO:

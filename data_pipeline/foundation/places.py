@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_pipeline.foundation.errors import Failure, UserError
-from data_pipeline.foundation.files import sync_folder, whole_file
+from data_pipeline.foundation.files import READ_BYTES, sync_folder, whole_file
 from data_pipeline.foundation.locations import open_location, shown, split_scheme
 from data_pipeline.foundation.object_store import objects_under, put_object, remove_object
 
@@ -69,7 +69,7 @@ class Place:
                 target = Path(self._path) / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with whole_file(target) as file:
-                    shutil.copyfileobj(content, file, 1 << 22)
+                    shutil.copyfileobj(content, file, READ_BYTES)
             except OSError as error:
                 raise Failure(f"{self.name}/{name} can't be written: {error.strerror}") from None
 

@@ -30,6 +30,7 @@ from typing import BinaryIO, cast
 import xxhash
 
 from data_pipeline.foundation.errors import Failure, UserError
+from data_pipeline.foundation.files import digest_of
 from data_pipeline.foundation.locations import open_location, shown
 from data_pipeline.foundation.remote import GivenUp
 from data_pipeline.manifest import StoredFile
@@ -349,8 +350,5 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 def _hash_of(file: BinaryIO) -> xxhash.xxh3_128:
     """Return the hash of a file's content so far, and leave the file at its end."""
-    digest = xxhash.xxh3_128()
     file.seek(0)
-    while chunk := file.read(1 << 22):
-        digest.update(chunk)
-    return digest
+    return digest_of(file)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import folder_bytes
 from generated_corpus import configuration, generated_texts, prepare_texts, write_json_lines
 
 from data_pipeline.foundation.errors import Failure, UserError
@@ -15,10 +16,6 @@ from data_pipeline.prepare import main, prepare
 from data_pipeline.shards import load_index
 from data_pipeline.tokenization.encoding import FastEncoder, split_of
 from data_pipeline.tokenization.tokenizer import load_tokenizer
-
-
-def folder_bytes(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def stored_texts(folder: Path) -> dict[str, list[str]]:

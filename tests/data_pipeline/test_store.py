@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import flip_a_bit
 from plain_reading import plain_blocks
 
 from data_pipeline.foundation.errors import Failure, UserError
@@ -62,12 +63,6 @@ def test_pieces_from_anywhere_are_put_where_they_belong(small_dataset):
 def test_an_unknown_split_is_named_with_those_there_are(small_dataset):
     with pytest.raises(UserError, match="no split `test`; it has train, validation"):
         open_store(small_dataset, "test")
-
-
-def flip_a_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def cut_short(path: Path) -> None:

@@ -9,15 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import kill_all, python, run_command, start_command
+from commands import folder_bytes, kill_all, python, run_command, start_command
 from generated_corpus import generated_texts, write_json_lines
 from soak import examples
 
 KILLS = examples(4)
-
-
-def folder_bytes(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 SOURCES = ("first", "second", "third")

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import signal
-import socket
 
 import psutil
 import pytest
-from commands import kill_all, python, read_rows, run_command, start_command, wait_until
+from commands import free_port, kill_all, python, read_rows, run_command, start_command, wait_until
 from small_runs import STEPS, assert_same_result, events, learnt, rows_done, train_command
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_torchrun_trains_one_run_with_the_losses_of_one_process(undisturbed):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import REPOSITORY, Finished, python, run_command
 from mutations import MUTATIONS, Mutation
-from soak import note, soaking
+from soak import long, note
 
 GUARANTEES = {"exact", "elastic", "complete", "durable", "polite", "equal", "safe"}
 COPIED = ("conf", "data_pipeline", "train", "launch", "tests", "pyproject.toml")
@@ -33,10 +33,11 @@ def copy_of_the_repository(folder: Path) -> Path:
 
 
 def run_tests(folder: Path, tests: list[str]) -> Finished:
-    return run_command(python("-m", "pytest", "-x", *tests), folder, 1500, HEADRACE_SOAK="1", PYTHONPATH=str(folder))
+    """Run some tests, long ones too, with few random cases."""
+    return run_command(python("-m", "pytest", "-x", *tests), folder, 1500, HEADRACE_SOAK="2", PYTHONPATH=str(folder))
 
 
-@pytest.mark.skipif(not soaking(), reason="takes minutes: make soak")
+@long
 @pytest.mark.timeout(1800)
 def test_without_a_break_all_of_these_tests_pass(tmp_path):
     tests = dict.fromkeys(test for mutation in MUTATIONS for test in mutation.tests.split())
@@ -44,7 +45,7 @@ def test_without_a_break_all_of_these_tests_pass(tmp_path):
     assert finished.code == 0, finished.out
 
 
-@pytest.mark.skipif(not soaking(), reason="takes minutes: make soak")
+@long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.guarantee}: {mutation.what}")
 def test_a_break_is_caught(tmp_path, mutation: Mutation):

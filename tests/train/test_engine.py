@@ -5,13 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
-from engine_runs import MODEL, OPTIMIZER, SEED, SEQUENCES, rate, whole_batch
-from torch.nn.functional import cross_entropy
+from engine_runs import MODEL, OPTIMIZER, SEQUENCES, whole_batch
+from plain_training import plain_loss, plain_model
 from torch.nn.utils import clip_grad_norm_
-
-from train.model.initialisation import initialise_weights
-from train.model.transformer import Transformer
 
 
 @pytest.fixture(scope="module")
@@ -21,20 +17,10 @@ def plain() -> tuple[dict[int, float], dict[int, float]]:
 
 def plain_training(steps: int, half_until: int = 0) -> tuple[dict[int, float], dict[int, float]]:
     """Losses and gradient norms over the whole batch at once: logits, cross_entropy, clip, AdamW."""
-    model = Transformer(MODEL)
-    initialise_weights(model, MODEL, SEED)
-    named = dict(model.named_parameters())
-    matrices = [p for name, p in named.items() if p.dim() == 2 and name != "embedding.weight"]
-    others = [p for name, p in named.items() if p.dim() == 1 or name == "embedding.weight"]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, foreach=False)
+    model, optimizer = plain_model()
     losses, norms = {}, {}
     for step in range(1, steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step)
-        sequences = SEQUENCES // 2 if step <= half_until else SEQUENCES
-        tokens, targets = (each[:sequences] for each in whole_batch(step))
-        loss = cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), ignore_index=-1)
+        loss = plain_loss(model, optimizer, step, SEQUENCES // 2 if step <= half_until else SEQUENCES)
         optimizer.zero_grad()
         loss.backward()
         norms[step] = float(clip_grad_norm_(model.parameters(), OPTIMIZER.clip_norm))

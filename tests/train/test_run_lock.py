@@ -88,7 +88,7 @@ def test_without_locks_the_process_itself_is_looked_for(tmp_path, monkeypatch):
         raise OSError(run_lock.NO_LOCKS[0], "not here")
 
     monkeypatch.setattr(run_lock.fcntl, "flock", no_locks)
-    mine = {"host": os.uname().nodename, "boot": run_lock._boot()}
+    mine = {"host": os.uname().nodename, "boot": run_lock.this_machine()}
     born = run_lock._birth(os.getppid())
     write_lease(tmp_path, **mine, pid=os.getppid(), born=born)
     with pytest.raises(UserError, match=f"process {os.getppid()}"), hold_run(tmp_path):

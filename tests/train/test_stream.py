@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import flip_a_bit
 from file_server import file_server
 
 from data_pipeline.curriculum import plan_segments
@@ -65,12 +66,6 @@ def same(some: Sequence[Batch], others: Sequence[Batch]) -> bool:
     )
 
 
-def flip_a_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.fixture
 def second_shard(own_dataset) -> int:
     """The number of the shard that the second window of the run is made of."""
@@ -83,7 +78,7 @@ def steps_of_an_epoch(dataset: Path) -> int:
     return streamed(dataset, False)._sequences.per_epoch // BATCH
 
 
-@pytest.mark.parametrize(("damage", "packing"), [(flip_a_byte, "concatenate"), (Path.unlink, "best_fit")])
+@pytest.mark.parametrize(("damage", "packing"), [(flip_a_bit, "concatenate"), (Path.unlink, "best_fit")])
 def test_a_bad_shard_is_left_out_once_and_all_else_is_what_it_was(
     small_dataset, own_dataset, second_shard, damage, packing
 ):
@@ -120,7 +115,7 @@ def test_a_step_of_nothing_but_a_bad_shard_has_no_targets(own_dataset, second_sh
 
 
 def test_otherwise_it_stops_the_run_by_name(own_dataset, second_shard):
-    flip_a_byte(own_dataset / f"train-{second_shard:06d}.tar")
+    flip_a_bit(own_dataset / f"train-{second_shard:06d}.tar")
     with pytest.raises(BadFile, match=rf"train-{second_shard:06d}\.tar is damaged"):
         run(streamed(own_dataset, False), 0, steps_of_an_epoch(own_dataset))
 
@@ -146,7 +141,7 @@ def test_in_a_window_that_is_begun_the_order_can_not_do_without_an_index(own_dat
 
 def test_when_every_shard_is_bad_the_run_ends(own_dataset):
     for path in own_dataset.glob("train-*.tar"):
-        flip_a_byte(path)
+        flip_a_bit(path)
     with pytest.raises(Failure, match=r"every shard to train on is bad: train-000000\.tar, train-000001\.tar"):
         run(streamed(own_dataset, True), 0, steps_of_an_epoch(own_dataset))
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 import copy
 
 import pytest
-import torch
-from engine_runs import MODEL, OPTIMIZER, SEED, rate, whole_batch
-from torch.nn.functional import cross_entropy
+from engine_runs import OPTIMIZER, SEQUENCES
+from plain_training import plain_loss, plain_model
 from torch.nn.utils import clip_grad_norm_
-
-from train.model.initialisation import initialise_weights
-from train.model.transformer import Transformer
 
 SKIPPED = {3: "refused by the plan", 6: "the loss is nan", 8: "refused by the plan", 9: "the loss is nan"}
 
@@ -19,19 +15,10 @@ SKIPPED = {3: "refused by the plan", 6: "the loss is nan", 8: "refused by the pl
 @pytest.fixture(scope="module")
 def plain() -> dict[int, float]:
     """Losses of a plain loop that makes no update in some steps, and after step 9 has the state of step 4 again."""
-    model = Transformer(MODEL)
-    initialise_weights(model, MODEL, SEED)
-    named = dict(model.named_parameters())
-    matrices = [p for name, p in named.items() if p.dim() == 2 and name != "embedding.weight"]
-    others = [p for name, p in named.items() if p.dim() == 1 or name == "embedding.weight"]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, foreach=False)
+    model, optimizer = plain_model()
     losses = {}
     for step in range(1, 13):
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step)
-        tokens, targets = whole_batch(step)
-        loss = cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), ignore_index=-1)
+        loss = plain_loss(model, optimizer, step, SEQUENCES)
         losses[step] = loss.item()
         if step not in SKIPPED:
             optimizer.zero_grad()

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,18 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import clean_environment, read_rows
+from commands import clean_environment, free_port, read_rows
 
 from data_pipeline.foundation.errors import EXIT_HUNG
 
 SCRIPT = str(Path(__file__).with_name("watched_ranks.py"))
 HANG_SECONDS = 3
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 Start = Callable[..., subprocess.Popen[str]]

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.foundation.errors import Failure, UserError
-from data_pipeline.foundation.files import fresh_folder, hashed_file, publish_folder, sync_folder, whole_file
+from data_pipeline.foundation.files import (
+    READ_BYTES,
+    fresh_folder,
+    hashed_file,
+    publish_folder,
+    sync_folder,
+    whole_file,
+)
 from data_pipeline.foundation.places import Place
 from train.checkpoint.folder import (
     MANIFEST,
@@ -21,8 +29,6 @@ from train.checkpoint.folder import (
     step_of,
 )
 from train.checkpoint.retention import Retention, loss_in
-
-READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -161,8 +167,7 @@ class RemoteCheckpoints:
             for name, entry in manifest.files.items():
                 (staged / name).parent.mkdir(exist_ok=True)
                 with self._place.open(f"{final.name}/{name}") as source, hashed_file(staged / name) as file:
-                    while chunk := source.read(READ_BYTES):
-                        file.write(chunk)
+                    shutil.copyfileobj(source, file, READ_BYTES)
                 if file.hexdigest != entry["xxh3_128"]:
                     problems.append(f"{self.name}/{final.name}/{name} is damaged: its checksum is not the manifest's")
             if problems:

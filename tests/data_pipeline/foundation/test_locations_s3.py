@@ -6,7 +6,7 @@ import random
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+from s3_server import s3_server
 
 from data_pipeline.foundation import remote
 from data_pipeline.foundation.errors import Failure, UserError
@@ -19,22 +19,14 @@ pytestmark = pytest.mark.timeout(60)
 
 @pytest.fixture(scope="module")
 def running():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
+    with s3_server() as environment:
+        yield environment
 
 
 @pytest.fixture
 def bucket(running, monkeypatch):
-    settings = {
-        "ENDPOINT_URL": running,
-        "ACCESS_KEY_ID": "me",
-        "SECRET_ACCESS_KEY": "S3CRET",
-        "DEFAULT_REGION": "us-east-1",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
+    for name, value in running.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.001)
     filesystem("s3").clear_instance_cache()
     client = boto3.client("s3")

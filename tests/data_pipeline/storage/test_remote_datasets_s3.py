@@ -7,7 +7,7 @@ import itertools
 import boto3
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
+from s3_server import s3_server
 
 from data_pipeline.curriculum import plan_segments
 from data_pipeline.dataset import CacheConfig, DataConfig, open_dataset, open_training
@@ -22,23 +22,15 @@ LENGTH, BATCH = 32, 8
 
 @pytest.fixture(scope="module")
 def running():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
+    with s3_server() as environment:
+        yield environment
 
 
 @pytest.fixture
 def bucket(running, monkeypatch, many_shards):
     """A client of a store that holds the dataset under `s3://sets/web`."""
-    settings = {
-        "ENDPOINT_URL": running,
-        "ACCESS_KEY_ID": "me",
-        "SECRET_ACCESS_KEY": "S3CRET",
-        "DEFAULT_REGION": "us-east-1",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
+    for name, value in running.items():
+        monkeypatch.setenv(name, value)
     filesystem("s3").clear_instance_cache()
     client = boto3.client("s3")
     client.create_bucket(Bucket="sets")

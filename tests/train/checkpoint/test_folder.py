@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import FILES
+from commands import flip_a_bit
 
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import file_hash
@@ -28,15 +30,6 @@ from train.checkpoint.state_file import PieceRange, write_state_file
 from train.distributed import World
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
-FILES = [
-    "model.json",
-    "random-00000.safetensors",
-    "random-00001.safetensors",
-    "state-00000-of-00002.safetensors",
-    "state-00001-of-00002.safetensors",
-    "tokenizer/tokenizer.json",
-    "trainer.json",
-]
 
 
 def publish(folder: Path, step: int) -> Path:
@@ -57,12 +50,6 @@ def publish(folder: Path, step: int) -> Path:
     return final
 
 
-def flip_one_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
 def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
@@ -71,7 +58,7 @@ def lengthen(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
 
 
-DAMAGES: list[Callable[[Path], None]] = [flip_one_bit, cut_short, lengthen, Path.unlink]
+DAMAGES: list[Callable[[Path], None]] = [flip_a_bit, cut_short, lengthen, Path.unlink]
 
 
 def test_a_published_checkpoint_is_whole(tmp_path):
@@ -119,7 +106,7 @@ def test_a_bit_flipped_anywhere_in_the_manifest_is_noticed(tmp_path):
 
 def test_when_all_are_damaged_there_is_none_and_each_is_named(tmp_path):
     for step in (10, 20):
-        flip_one_bit(publish(tmp_path, step) / "trainer.json")
+        flip_a_bit(publish(tmp_path, step) / "trainer.json")
     found = find_newest_whole(tmp_path, ALONE)
     assert found.checkpoint is None
     assert [path.name for path, _ in found.rejected] == ["step-00000020", "step-00000010"]
@@ -128,7 +115,7 @@ def test_when_all_are_damaged_there_is_none_and_each_is_named(tmp_path):
 def test_ranks_share_the_reading_and_miss_nothing(tmp_path):
     checkpoint = publish(tmp_path, 10)
     for name in FILES:
-        flip_one_bit(checkpoint / name)
+        flip_a_bit(checkpoint / name)
     parts = [problem for part in range(3) for problem in verify_checkpoint(checkpoint, part, 3)]
     assert sorted(parts) == sorted(verify_checkpoint(checkpoint)) and len(parts) == len(FILES)
 
@@ -159,7 +146,7 @@ def test_debris_is_cleared_and_nothing_else(tmp_path):
 
 def test_sizes_alone_can_be_looked_at(tmp_path):
     checkpoint = publish(tmp_path, 10)
-    flip_one_bit(checkpoint / "model.json")
+    flip_a_bit(checkpoint / "model.json")
     assert verify_checkpoint(checkpoint, contents=False) == []
     cut_short(checkpoint / "model.json")
     assert len(verify_checkpoint(checkpoint, contents=False)) == 1
@@ -174,7 +161,7 @@ def test_a_manifest_that_leads_out_of_the_folder_is_refused(tmp_path, name):
 
 
 def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path):
-    flip_one_bit(publish(tmp_path, 10) / "trainer.json")
+    flip_a_bit(publish(tmp_path, 10) / "trainer.json")
     assert verify_checkpoint(publish(tmp_path, 10)) == []
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
 
@@ -210,6 +197,6 @@ def test_another_models_checkpoint_is_refused(tmp_path):
 
 def test_a_damaged_checkpoint_is_never_loaded_for_inference(tmp_path):
     checkpoint = publish(tmp_path, 10)
-    flip_one_bit(checkpoint / "state-00000-of-00002.safetensors")
+    flip_a_bit(checkpoint / "state-00000-of-00002.safetensors")
     with pytest.raises(Failure, match=r"state-00000-of-00002\.safetensors is damaged"):
         load_transformer(checkpoint, torch.device("cpu"))

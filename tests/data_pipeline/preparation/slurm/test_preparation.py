@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import kill_all, run_command, start_command
+from commands import folder_bytes, kill_all, run_command, start_command
 from generated_corpus import configuration, generated_texts, write_json_lines
 from soak import long
 
@@ -28,10 +28,6 @@ def settings(folder: Path, output: str) -> list[str]:
         *(f"output='{folder / output}'", "tokenizer.vocabulary_size=300", "block_tokens=500", "workers=1"),
         *("validation_fraction=0.1", "provenance=true", "cleaning=standard", "cleaning.quality.enabled=false"),
     ]
-
-
-def folder_bytes(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
