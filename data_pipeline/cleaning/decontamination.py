@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.cleaning.stage import Dropped, Kept
+from data_pipeline.cleaning.stage import Dropped, Kept, SingleStage
 from data_pipeline.cleaning.words import Words, words_of_letters
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.readers.document import Document
@@ -46,7 +46,7 @@ class DecontaminationConfig:
     minimum_matches: int = 1
 
 
-class Decontamination:
+class Decontamination(SingleStage):
     """Drops a document that shares text with the set NAME as `contaminated_NAME`; with the first of several.
 
     Case, punctuation, white space and line ends make no difference. In scripts without spaces a character counts as a

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data_pipeline.cleaning.stage import Dropped, Kept
+from data_pipeline.cleaning.stage import Dropped, Kept, SingleStage
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.readers.document import Document
 
@@ -33,7 +33,7 @@ class ExtractionConfig:
     maximum_attributes: int = 1_000
 
 
-class Extraction:
+class Extraction(SingleStage):
     """Takes the text out of HTML with Resiliparse (Bevendorff et al. 2018), which finds the main content by rules.
 
     Drops a page as `markup_too_long`, `markup_too_deep` or `markup_too_dense` where a limit is passed, and as `no_text`

@@ -20,6 +20,8 @@ _ABOUT_ADDRESSES = re.compile(
     r"(?:\bip|address|hosts?|server|ping|dns|gateway|route|from|//|@|地址|主机|服务器)[^0-9\n]{0,12}$", re.IGNORECASE
 )
 _PORT_OR_MASK = re.compile(r":[0-9]{2,5}\b|/[0-9]{1,2}\b")
+_BEFORE_COLON = 4
+"""Digits of the first group of an IPv6 address that anybody can be reached at."""
 _LOW = 40
 
 
@@ -45,9 +47,15 @@ def find_ip_addresses(text: str, regions: list[tuple[int, int]], private: bool) 
             sure = not stands_before(ABOUT_VERSIONS, text, match.start())
         if sure:
             yield match.span()
-    for match in _IPV6.finditer(text):
-        if _reach(match[0]) in wanted:
-            yield match.span()
+    # Found by its first colon: the expression alone would look at every character.
+    end, colon = 0, text.find(":", _BEFORE_COLON)
+    while colon >= 0:
+        start = colon - _BEFORE_COLON
+        if start >= end and text[start] in "23fF" and (address := _IPV6.match(text, start)):
+            end = address.end()
+            if _reach(address[0]) in wanted:
+                yield address.span()
+        colon = text.find(":", colon + 1)
 
 
 def _reach(address: str) -> str | None:

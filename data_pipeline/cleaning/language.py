@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from data_pipeline.cleaning.stage import Dropped, Kept
+import numpy as np
+
+from data_pipeline.cleaning.byte_ngrams import byte_ngrams
+from data_pipeline.cleaning.stage import Dropped, Kept, Stage
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.readers.document import Document
 
@@ -35,7 +37,7 @@ class LanguageConfig:
     characters: int = 2_000
 
 
-class Language:
+class Language(Stage):
     """Sets a document's language. Drops it as `other_language`, or as `uncertain_language` below the confidence.
 
     The classifier is py3langid's naive Bayes over byte n-grams (Lui and Baldwin 2012, langid.py, retrained): of the
@@ -45,8 +47,11 @@ class Language:
     def __init__(self, config: LanguageConfig):
         self._config = config
 
-    def apply(self, document: Document) -> Kept | Dropped:
-        language, confidence = identify(_sample(document.text, self._config.characters))
+    def apply_all(self, documents: Sequence[Document]) -> list[Kept | Dropped]:
+        samples = [_sample(document.text, self._config.characters) for document in documents]
+        return [self._judged(document, *found) for document, found in zip(documents, identify(samples))]
+
+    def _judged(self, document: Document, language: str, confidence: float) -> Kept | Dropped:
         if confidence < self._config.minimum_confidence:
             return Dropped("uncertain_language")
         if self._config.keep and language not in self._config.keep:
@@ -54,13 +59,18 @@ class Language:
         return Kept(replace(document, language=language))
 
 
-def identify(text: str) -> tuple[str, float]:
-    """Return the ISO 639 code of the language that the text is most probably in, and the probability."""
-    probabilities: dict[str, float] = dict(_classifier().rank(text))
-    for member, language in MEMBERS.items():
-        probabilities[language] += probabilities.pop(member)
-    best = max(probabilities, key=probabilities.__getitem__)
-    return best, probabilities[best]
+def identify(texts: Sequence[str]) -> list[tuple[str, float]]:
+    """Return the ISO 639 code of the language that each text is most probably in, and the probability."""
+    classifier = byte_ngrams()
+    languages = [MEMBERS.get(language, language) for language in classifier.languages]
+    distinct = list(dict.fromkeys(languages))
+    columns = [distinct.index(language) for language in languages]
+    found = []
+    for probabilities in classifier.probabilities(texts):
+        together = np.bincount(columns, probabilities)
+        best = int(together.argmax())
+        found.append((distinct[best], float(together[best])))
+    return found
 
 
 def check_language(config: LanguageConfig) -> None:
@@ -78,7 +88,7 @@ def check_language(config: LanguageConfig) -> None:
 
 def known_languages() -> set[str]:
     """Return the codes of all languages that can be identified."""
-    return {MEMBERS.get(language, language) for language in _classifier().labels}
+    return {MEMBERS.get(language, language) for language in byte_ngrams().languages}
 
 
 def _sample(text: str, characters: int) -> str:
@@ -87,10 +97,3 @@ def _sample(text: str, characters: int) -> str:
         return text
     piece = -(-characters // PIECES)
     return " ".join(text[number * (len(text) - piece) // (PIECES - 1) :][:piece] for number in range(PIECES))
-
-
-@functools.cache
-def _classifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

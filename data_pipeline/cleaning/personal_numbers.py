@@ -6,7 +6,9 @@ import datetime
 import re
 from collections.abc import Iterator
 
-from data_pipeline.cleaning.number_regions import matches_in, stands_before
+import numpy as np
+
+from data_pipeline.cleaning.number_regions import code_points, matches_in, stands_before
 
 _RESIDENT_ID = re.compile(r"(?<![0-9A-Za-z])[1-8][0-9]{5}[ -]?[0-9]{8}[ -]?[0-9]{3}[0-9Xx](?![0-9A-Za-z])")
 _PROVINCES = frozenset(
@@ -122,13 +124,26 @@ _IBAN_LENGTHS = {
 
 def find_ibans(text: str) -> Iterator[tuple[int, int]]:
     """Yield where international bank account numbers are (ISO 13616), in one or in groups of four."""
-    for match in _IBAN.finditer(text):
+    end = 0
+    for start in _iban_starts(text):
+        match = _IBAN.match(text, start) if start >= end else None
+        if match is None:
+            continue
+        end = match.end()
         length = _IBAN_LENGTHS.get(match[0][:2], 0)
         places = [place for place in range(*match.span()) if text[place] != " "][:length]
         if not places or len(places) < length or text[places[-1] + 1 : places[-1] + 2].isalnum():
             continue
         if is_iban("".join(text[place] for place in places)):
             yield match.start(), places[-1] + 1
+
+
+def _iban_starts(text: str) -> list[int]:
+    """Return where two capitals and two digits stand: an expression would look at every character for it."""
+    codes = code_points(text)
+    capitals, digits = (codes - codes.dtype.type(ord(first)) < count for first, count in (("A", 26), ("0", 10)))
+    starts = capitals[:-3] & capitals[1:-2] & digits[2:-1] & digits[3:]
+    return np.flatnonzero(starts).tolist()
 
 
 def is_iban(number: str) -> bool:

@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from data_pipeline.cleaning.credentials import find_keys, find_passwords
 from data_pipeline.cleaning.ip_addresses import find_ip_addresses
@@ -17,7 +17,7 @@ from data_pipeline.cleaning.personal_numbers import (
     find_resident_ids,
     find_social_security_numbers,
 )
-from data_pipeline.cleaning.stage import Kept
+from data_pipeline.cleaning.stage import Kept, SingleStage
 from data_pipeline.cleaning.telephones import find_phones
 from data_pipeline.readers.document import Document
 
@@ -64,7 +64,7 @@ class PrivacyConfig:
     private_addresses: bool = False
 
 
-class Privacy:
+class Privacy(SingleStage):
     """Masks every document; drops none. Changes are counted by kind."""
 
     def __init__(self, config: PrivacyConfig):
@@ -86,7 +86,7 @@ def mask(text: str, config: PrivacyConfig | None = None) -> tuple[str, dict[str,
         The masked text, and how much of each kind was masked.
     """
     config = config or PrivacyConfig()
-    placeholders = {kind: mark for kind, mark in asdict(config.placeholders).items() if mark is not None}
+    placeholders = {kind: mark for kind, mark in vars(config.placeholders).items() if mark is not None}
     taken: list[tuple[int, int, str]] = []
     for kind, spans in _find(text, config.private_addresses):
         if kind not in placeholders:

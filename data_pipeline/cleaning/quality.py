@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.cleaning.repetition import Repetition
-from data_pipeline.cleaning.stage import Dropped, Kept
+from data_pipeline.cleaning.stage import Dropped, Kept, SingleStage
 from data_pipeline.cleaning.stop_words import SCRIPTS_WITH_STOP_WORDS, STOP_RUNS, STOP_WORDS
 from data_pipeline.cleaning.words import HANGUL, LAO, LETTER, LETTERS, SPACE, THAI, WHOLE, Words, words_of_text
 from data_pipeline.foundation.errors import UserError
@@ -81,7 +81,7 @@ class QualityConfig:
     remove_policy_lines: bool = True
 
 
-class Quality:
+class Quality(SingleStage):
     """Drops a text by the first rule that it breaks; the reason is the rule's name. Before, it removes lines."""
 
     def __init__(self, config: QualityConfig):

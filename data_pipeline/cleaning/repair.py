@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from data_pipeline.cleaning.stage import Dropped, Kept
+from data_pipeline.cleaning.stage import Dropped, Kept, SingleStage
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.readers.document import Document
 
@@ -34,7 +34,7 @@ class RepairConfig:
     maximum_control_characters: float | None = 0.01
 
 
-class Repair:
+class Repair(SingleStage):
     """Repairs texts. Drops those of which nothing is left as `empty`, and as `binary` what is no text.
 
     Changes are counted as `line_ends`, `terminal_escapes`, `control_characters` and `invisible_characters`, and as
@@ -114,14 +114,19 @@ def _without_mojibake(text: str, changes: Counter[str]) -> str:
     from ftfy import TextFixerConfig, fix_encoding
     from ftfy.badness import is_bad
 
-    if not _SUSPICIOUS.search(text):
-        return text
-    lines = text.split("\n")
-    for number, line in enumerate(lines):
-        if _SUSPICIOUS.search(line) and is_bad(line) and not _ABOUT_ENCODINGS.search(line):
-            lines[number] = fix_encoding(line, TextFixerConfig(unescape_html=False, explain=False))
-            changes["mojibake_lines"] += lines[number] != line
-    return "\n".join(lines)
+    parts, end = [], 0
+    while suspicious := _SUSPICIOUS.search(text, end):
+        start = text.rfind("\n", end, suspicious.start()) + 1 or end
+        stop = text.find("\n", suspicious.end())
+        stop = len(text) if stop < 0 else stop
+        line = text[start:stop]
+        if is_bad(line) and not _ABOUT_ENCODINGS.search(line):
+            mended = fix_encoding(line, TextFixerConfig(unescape_html=False, explain=False))
+            changes["mojibake_lines"] += mended != line
+            line = mended
+        parts += [text[end:start], line]
+        end = stop
+    return "".join([*parts, text[end:]])
 
 
 _INVISIBLE = re.compile("[\xad\u200b-\u200f\u202a-\u202e\u2060\u2066-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff]+")

@@ -1,10 +1,10 @@
-"""A stage of cleaning: takes one document, gives it back, changed or as it was, or drops it and says why."""
+"""A stage of cleaning: takes documents, gives each back, changed or as it was, or drops it and says why."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from data_pipeline.readers.document import Document
 
@@ -29,7 +29,20 @@ class Dropped:
     reason: str
 
 
-class Stage(Protocol):
-    """A function of the document alone: nothing is remembered from one to the next, so any process may do any part."""
+class Stage(ABC):
+    """A function of each document alone: nothing is remembered from one to the next, so any process may do any part."""
 
-    def apply(self, document: Document) -> Kept | Dropped: ...
+    @abstractmethod
+    def apply_all(self, documents: Sequence[Document]) -> list[Kept | Dropped]:
+        """Return what becomes of each document."""
+
+
+class SingleStage(Stage):
+    """A stage that gains nothing from seeing many documents at a time."""
+
+    @abstractmethod
+    def apply(self, document: Document) -> Kept | Dropped:
+        """Return what becomes of a document."""
+
+    def apply_all(self, documents: Sequence[Document]) -> list[Kept | Dropped]:
+        return [self.apply(document) for document in documents]

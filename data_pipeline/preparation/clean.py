@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from data_pipeline.deduplication.signatures import write_signatures
 from data_pipeline.foundation.progress import say
 from data_pipeline.preparation.corpus import Corpus
 from data_pipeline.preparation.engine import Engine
-from data_pipeline.preparation.parts import Part, read_part, write_part
+from data_pipeline.preparation.parts import Part, Written, read_part, write_part
 from data_pipeline.preparation.records import has_record, read_record, write_record
 from data_pipeline.preparation.report import Report, excerpt_around, first_difference
 from data_pipeline.preparation.workplace import Workplace
@@ -36,7 +37,7 @@ def clean_corpus(place: Workplace, corpus: Corpus, config: CleaningConfig, engin
     for part in corpus.parts:
         record = read_record(task.record(part))
         cleaned.report.add(Report.from_json(record["report"]))
-        cleaned.append(part.name, part.source, record["documents"], record["bytes"])
+        cleaned.append(part.name, part.source, Written(**record["written"]))
     place.finish(PHASE, cleaned.to_json())
     place.remove("documents")
     return cleaned
@@ -62,41 +63,58 @@ class CleanPart:
     def __call__(self, part: Part) -> None:
         if has_record(self.record(part)):
             return
-        report, texts = Report(), _Texts()
-        write_part(part.file(self.cleaned), texts.passing(self._cleaned(part, report)))
+        report = Report()
         duplicates = self.config.duplicates
-        if duplicates.exact.enabled or duplicates.near.enabled:
-            write_signatures(part.file(self.signatures, SIGNATURES), texts.texts, duplicates)
-        record = {"documents": len(texts.texts), "bytes": texts.bytes, "report": report.to_json()}
-        write_record(self.record(part), record)
+        wants_signatures = duplicates.exact.enabled or duplicates.near.enabled
+        if wants_signatures or part.pages or any(name != "extraction" for name, _ in _chain(self.config)):
+            texts: list[str] = []
+            written = write_part(part.file(self.cleaned), _remembered(self._cleaned(part, report), texts))
+            if wants_signatures:
+                write_signatures(part.file(self.signatures, SIGNATURES), texts, duplicates)
+        else:
+            written = self._moved(part, report)
+        write_record(self.record(part), {"written": asdict(written), "report": report.to_json()})
+
+    def _moved(self, part: Part, report: Report) -> Written:
+        """Move a part on that no stage has anything to do with."""
+        cleaned = part.file(self.cleaned)
+        try:
+            os.replace(part.file(self.documents), cleaned)
+        except FileNotFoundError:
+            if not cleaned.exists():  # by a process that was killed before it could say so
+                raise
+        for name, _ in _chain(self.config):
+            report.counts(name, part.source).taken.add(part.documents, part.bytes)
+            report.counts(name, part.source).given.add(part.documents, part.bytes)
+        return Written(part.documents, part.bytes, part.pages)
 
     def _cleaned(self, part: Part, report: Report) -> Iterator[Document]:
         chain = _chain(self.config)
         for documents in read_part(part.file(self.documents), part.source):
-            for document in documents:
-                if (kept := self._through(chain, document, report)) is not None:
-                    yield kept
+            for name, stage in chain:
+                documents = self._through(name, stage, documents, report)
+            yield from documents
 
-    def _through(self, chain: list[tuple[str, Stage]], document: Document, report: Report) -> Document | None:
-        """Put a document through all stages, and count what they do. Returns None where one drops it."""
-        for name, stage in chain:
-            counts, before = report.counts(name, document.source), document
-            size = utf8_length(before.text)
+    def _through(self, name: str, stage: Stage, documents: list[Document], report: Report) -> list[Document]:
+        """Put documents through a stage, and count what it does. Returns those that it keeps."""
+        kept = []
+        for before, outcome in zip(documents, stage.apply_all(documents)):
+            counts, size = report.counts(name, before.source), utf8_length(before.text)
             counts.taken.add(1, size)
-            outcome = stage.apply(document)
             if isinstance(outcome, Dropped):
                 report.dropped(name, before.source, outcome.reason, size)
                 if report.wants_example(f"{name}/{outcome.reason}", before.key):
                     text = excerpt_around(self._masked(before), 0)
                     report.add_example(f"{name}/{outcome.reason}", before.key, text, None)
-                return None
-            document = outcome.document
-            counts.given.add(1, utf8_length(document.text))
+                continue
+            after = outcome.document
+            counts.given.add(1, size if after.text is before.text else utf8_length(after.text))
             if outcome.changes:
                 counts.changed += 1
                 counts.count_changes(outcome.changes)
-                self._show_change(name, list(outcome.changes), before, document, report)
-        return document
+                self._show_change(name, list(outcome.changes), before, after, report)
+            kept.append(after)
+        return kept
 
     def _show_change(self, name: str, kinds: list[str], before: Document, after: Document, report: Report) -> None:
         wanted = [kind for kind in kinds if report.wants_example(f"{name}/{kind}", before.key)]
@@ -112,18 +130,10 @@ class CleanPart:
         return mask(document.text, self.config.privacy)[0]
 
 
-class _Texts:
-    """What goes through to the next phase, remembered for its signatures."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.bytes = 0
-
-    def passing(self, documents: Iterator[Document]) -> Iterator[Document]:
-        for document in documents:
-            self.texts.append(document.text)
-            self.bytes += utf8_length(document.text)
-            yield document
+def _remembered(documents: Iterator[Document], texts: list[str]) -> Iterator[Document]:
+    for document in documents:
+        texts.append(document.text)
+        yield document
 
 
 _chains: dict[str, list[tuple[str, Stage]]] = {}

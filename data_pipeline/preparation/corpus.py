@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.preparation.parts import Part
+from data_pipeline.preparation.parts import Part, Written
 from data_pipeline.preparation.report import Report
 
 MEGABYTE = 1 << 20
@@ -25,10 +25,10 @@ class Corpus:
     parts: list[Part]
     report: Report
 
-    def append(self, name: str, source: str, documents: int, bytes: int) -> None:
+    def append(self, name: str, source: str, written: Written) -> None:
         """Add a part behind the others."""
         first = self.parts[-1].first_document + self.parts[-1].documents if self.parts else 0
-        self.parts.append(Part(name, source, first, documents, bytes))
+        self.parts.append(Part(name, source, first, **asdict(written)))
 
     def megabytes(self) -> list[int]:
         """Return the work in each part, for progress."""

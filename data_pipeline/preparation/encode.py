@@ -143,10 +143,10 @@ class EncodePart:
                 texts = [each.document.text for each in staying]
                 ids = fast.encode(texts) if fast else [np.asarray(tokenizer.encode(text), np.uint32) for text in texts]
                 for each, document_ids in zip(staying, ids):
+                    content = each.document.text.encode()
                     tokens = np.append(document_ids, tokenizer.end_of_document)
-                    result = self._encoded(each.document, each.number, tokens)
-                    size = utf8_length(each.document.text)
-                    composition.count(result.split, each.document.language, size, len(result.tokens))
+                    result = self._encoded(each, content, tokens)
+                    composition.count(result.split, each.document.language, len(content), len(result.tokens))
                     encoded.append(result)
         except EncodersDifferError as error:
             assert self.difference is not None
@@ -176,13 +176,13 @@ class EncodePart:
     def _shown(self, document: Document) -> str:
         return excerpt_around(mask(document.text, self.settings.privacy)[0], 0)
 
-    def _encoded(self, document: Document, number: int, tokens: np.ndarray) -> EncodedDocument:
+    def _encoded(self, numbered: Numbered, content: bytes, tokens: np.ndarray) -> EncodedDocument:
         return EncodedDocument(
             tokens=tokens.astype(self.settings.dtype),
-            split=split_of(document.text, self.settings.validation_fraction),
-            place=place_of(document.text),
-            number=number,
-            key=document.key if self.settings.keep_provenance else "",
+            split=split_of(content, self.settings.validation_fraction),
+            place=place_of(content),
+            number=numbered.number,
+            key=numbered.document.key if self.settings.keep_provenance else "",
         )
 
 

@@ -40,9 +40,9 @@ class EncodedDocument:
     key: str = ""
 
 
-def place_of(text: str) -> int:
-    """Return a document's place in the shuffled order, of 2⁶⁴."""
-    return xxhash.xxh3_64_intdigest(text.encode(), seed=ORDER_SEED)
+def place_of(content: bytes) -> int:
+    """Return the place of a document, its text in UTF-8, in the shuffled order, of 2⁶⁴."""
+    return xxhash.xxh3_64_intdigest(content, seed=ORDER_SEED)
 
 
 def write_encoded(path: Path, documents: Sequence[EncodedDocument], vocabulary_size: int, dtype: str) -> None:

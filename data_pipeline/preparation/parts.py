@@ -26,6 +26,7 @@ class Part:
         source: of its documents.
         first_document: number of its first document in the whole corpus, as it was read.
         documents, bytes: how many, and how much UTF-8 text, as they were read.
+        pages: of them, those with markup.
     """
 
     name: str
@@ -33,21 +34,38 @@ class Part:
     first_document: int
     documents: int
     bytes: int
+    pages: int
 
     def file(self, folder: Path, suffix: str = SUFFIX) -> Path:
         return folder / (self.name + suffix)
 
 
-def write_part(path: Path, documents: Iterable[Document]) -> None:
+@dataclass(frozen=True)
+class Written:
+    """What a part's file holds: documents, the bytes of their text in UTF-8, and how many of them have markup."""
+
+    documents: int
+    bytes: int
+    pages: int
+
+
+def write_part(path: Path, documents: Iterable[Document]) -> Written:
     """Write the documents of one source to a file, which appears when it is whole."""
     import pyarrow as pa
+    import pyarrow.compute as compute
 
+    count = size = pages = 0
     schema = pa.schema([(name, pa.large_string()) for name in COLUMNS])
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with whole_file(path) as file, pa.ipc.new_file(file, schema, options=options) as writer:
         for batch in batches(documents):
             columns = [[getattr(document, name) for document in batch] for name in COLUMNS]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+            record = pa.record_batch(columns, schema=schema)
+            writer.write_batch(record)
+            count += len(batch)
+            size += compute.sum(compute.binary_length(record.column("text"))).as_py()
+            pages += sum(document.markup != "text" for document in batch)
+    return Written(count, size, pages)
 
 
 def read_part(path: Path, source: str) -> Iterator[list[Document]]:

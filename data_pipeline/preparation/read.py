@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.preparation.corpus import MEGABYTE, Corpus
 from data_pipeline.preparation.engine import Engine
-from data_pipeline.preparation.parts import write_part
+from data_pipeline.preparation.parts import Written, write_part
 from data_pipeline.preparation.records import has_record, read_record, write_record
 from data_pipeline.preparation.report import Report
 from data_pipeline.preparation.workplace import Workplace
 from data_pipeline.readers import open_corpus
-from data_pipeline.readers.document import Document, Unit, utf8_length
+from data_pipeline.readers.document import Document, Unit
 
 PHASE, STAGE = "read", "reading"
 SMALLEST_PART, LARGEST_PART = 1 << 24, 1 << 27
@@ -42,7 +42,7 @@ def read_corpus(place: Workplace, settings: Any, units: Sequence[Unit], engine: 
         record = read_record(task.record(unit))
         corpus.report.add(Report.from_json(record["report"]))
         for part in record["parts"]:
-            corpus.append(**part)
+            corpus.append(part["name"], unit.unit.source, Written(**part["written"]))
     place.finish(PHASE, corpus.to_json())
     return corpus
 
@@ -69,27 +69,22 @@ class ReadUnit:
             return
         report = Report()
         parts: list[dict[str, Any]] = []
+        counts = report.counts(STAGE, item.unit.source)
         for documents in _chunks(self._documents(item.unit, report), self.part_bytes):
-            part = {
-                "name": f"{item.number:05d}-{len(parts):05d}",
-                "source": item.unit.source,
-                "documents": len(documents),
-                "bytes": sum(utf8_length(document.text) for document in documents),
-            }
-            write_part(self.folder / f"{part['name']}.arrow", documents)
-            parts.append(part)
+            name = f"{item.number:05d}-{len(parts):05d}"
+            written = write_part(self.folder / f"{name}.arrow", documents)
+            parts.append({"name": name, "written": asdict(written)})
+            counts.taken.add(written.documents, written.bytes)
+            counts.given.add(written.documents, written.bytes)
         write_record(self.record(item), {"parts": parts, "report": report.to_json()})
 
     def _documents(self, unit: Unit, report: Report) -> Iterator[Document]:
-        counts = report.counts(STAGE, unit.source)
+        """Yield a unit's documents, and count what can't be read."""
         for item in open_corpus(self.settings).read(unit):
             if isinstance(item, Document):
-                size = utf8_length(item.text)
-                counts.taken.add(1, size)
-                counts.given.add(1, size)
                 yield item
             else:
-                counts.taken.add(1, 0)
+                report.counts(STAGE, unit.source).taken.add(1, 0)
                 report.dropped(STAGE, unit.source, item.reason, 0)
                 if report.wants_example(f"{STAGE}/{item.reason}", item.key):
                     report.add_example(f"{STAGE}/{item.reason}", item.key, item.message, None)

@@ -46,7 +46,7 @@ def test_every_text_comes_back_once_in_its_split_and_shuffled(tmp_path):
     folder, manifest = prepare_texts(tmp_path, texts)
     stored = stored_texts(folder)
     for split in ("train", "validation"):
-        expected = [text for text in texts if split_of(text, 0.1) == split]
+        expected = [text for text in texts if split_of(text.encode(), 0.1) == split]
         assert sorted(stored[split]) == sorted(expected) and stored[split] != expected
         assert abs(np.corrcoef([texts.index(text) for text in stored[split]], range(len(expected)))[0, 1]) < 0.3
     assert sum(counts.bytes for counts in manifest.splits.values()) == sum(len(text.encode()) for text in texts)

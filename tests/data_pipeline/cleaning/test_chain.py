@@ -39,7 +39,7 @@ def composed(*overrides: str) -> CleaningConfig:
 
 def cleaned(config: CleaningConfig, document: Document) -> Document | str:
     for _, stage in build_chain(config):
-        result = stage.apply(document)
+        (result,) = stage.apply_all([document])
         if isinstance(result, Dropped):
             return result.reason
         document = result.document

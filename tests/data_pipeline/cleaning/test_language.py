@@ -22,7 +22,8 @@ CLASSICAL = (
 
 
 def applied(text: str, **settings) -> Kept | Dropped:
-    return Language(LanguageConfig(**settings)).apply(Document(text, "source", "key"))
+    (result,) = Language(LanguageConfig(**settings)).apply_all([Document(text, "source", "key")])
+    return result
 
 
 def language_of(text: str, **settings) -> str | None:
@@ -43,8 +44,7 @@ def test_classical_chinese_is_chinese():
 
 
 def test_a_confidence_is_a_probability():
-    for text in (*TEXTS.values(), "", "0 1 2", "x"):
-        assert 0 < identify(text)[1] <= 1.0001
+    assert all(0 < confidence <= 1.0001 for _, confidence in identify([*TEXTS.values(), "", "0 1 2", "x"]))
 
 
 def test_other_languages_are_dropped():
@@ -62,7 +62,7 @@ def test_a_licence_in_front_does_not_decide():
     licence = "Permission is granted to copy, distribute and modify this document under the terms of the licence. " * 40
     text = licence + (TEXTS["zh"] + "\n") * 400
     assert language_of(text, characters=2_000) == "zh"
-    assert identify(text[:2_000])[0] == "en"
+    assert identify([text[:2_000]])[0][0] == "en"
 
 
 def test_white_space_is_not_looked_at():
@@ -71,7 +71,7 @@ def test_white_space_is_not_looked_at():
 
 def test_only_as_much_as_asked_for_is_looked_at(monkeypatch):
     seen = []
-    monkeypatch.setattr("data_pipeline.cleaning.language.identify", lambda text: (seen.append(text), ("en", 1.0))[1])
+    monkeypatch.setattr("data_pipeline.cleaning.language.identify", lambda texts: seen.extend(texts) or [("en", 1.0)])
     language_of("word " * 100_000, characters=2_000)
     assert 2_000 <= len(seen[0]) < 2_100
 

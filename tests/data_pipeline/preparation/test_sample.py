@@ -25,11 +25,9 @@ def sample(tmp_path):
             corpus = Corpus(place.folder("documents"), [], Report())
             for number in range(parts):
                 mine = texts[number::parts]
-                corpus.append(f"00000-{number:05d}", "text", len(mine), sum(len(text.encode()) for text in mine))
-                write_part(
-                    corpus.parts[-1].file(corpus.folder),
-                    [Document(text, "text", str(key)) for key, text in enumerate(mine)],
-                )
+                name = f"00000-{number:05d}"
+                documents = [Document(text, "text", str(key)) for key, text in enumerate(mine)]
+                corpus.append(name, "text", write_part(corpus.folder / f"{name}.arrow", documents))
             with Workers(1) as workers:
                 return sample_corpus(place, corpus, Remaining(corpus.folder), maximum_bytes, LocalEngine(workers))
 
