@@ -15,7 +15,7 @@ from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.mixture import Mixture
 from data_pipeline.order import DEFAULT_WINDOW, Order
 from data_pipeline.packed_rows import rows_of_shards
-from data_pipeline.packing import KINDS, BestFit, Concatenate, Packing
+from data_pipeline.packing import KINDS, BestFit, Concatenate, Packing, document_lengths
 from data_pipeline.raw_settings import RawConfig
 from data_pipeline.sequences import Sequences
 from data_pipeline.shares import stage_shares
@@ -114,6 +114,8 @@ def open_training(
     shares = stage_shares(_stages(config), stage_tokens(segments, steps), tokens, recorded)
     if shares is None:
         sources, shares = {"": list(range(len(store.shards)))}, [[1.0]] * max(1, len(config.stages))
+    if manifest.labelled:
+        _require_whole_samples(config, store)
     identity = f"{manifest.fingerprint} {seed}"
     packings = _packings(config, store, manifest.fingerprint, list(sources.values()))
     lines = [
@@ -129,18 +131,24 @@ def open_training(
 
 
 def open_in_storage_order(dataset: Dataset, split: str) -> Sequences:
-    """Open a split for measuring: concatenated, in the order in which it lies, from the first sequence on.
+    """Open a split for measuring, in the order in which it lies: text concatenated, samples packed as in training.
 
     Raises:
         UserError: no such split, or one shorter than a sequence.
     """
     config, manifest = dataset.config, dataset.manifest
     store = Store(dataset.files, manifest, split)
-    packing = _concatenate(store, range(len(store.shards)))
+    shards = list(range(len(store.shards)))
+    packing: Packing = _concatenate(store, shards)
+    if manifest.labelled:
+        rows = rows_of_shards(store, manifest.fingerprint, split, config.sequence_length)
+        packing = BestFit(shards, store.index, config.sequence_length, rows)
     line = Line(manifest.fingerprint, packing.shard_lengths(), packing.cell_lengths, 1, shuffle=False)
-    _require_sequence(config, split, "", line.length, config.sequence_length)
+    if not packing.pads:
+        _require_sequence(config, split, "", line.length, config.sequence_length)
     segments = plan_segments(config.sequence_length, 1)
-    order = Order(manifest.fingerprint, [line], segments, [Mixture([1.0])], config.window, shuffle=False)
+    mixtures = [Mixture([1.0])]
+    order = Order(manifest.fingerprint, [line], segments, mixtures, config.window, packed=packing.pads, shuffle=False)
     return Sequences(order, [packing], store, [""])
 
 
@@ -233,6 +241,26 @@ def _packings(config: DataConfig, store: Store, fingerprint: str, sources: list[
 
 def _concatenate(store: Store, shards: Sequence[int]) -> Concatenate:
     return Concatenate(shards, [store.shards[number].tokens for number in shards], store.index)
+
+
+def _require_whole_samples(config: DataConfig, store: Store) -> None:
+    """Refuse to cut samples: an answer without its prompt, or half an answer, would be learnt. Raises UserError."""
+    if config.packing != "best_fit":
+        raise UserError(
+            f"data.packing={config.packing} would cut the samples of {config.path}: take data.packing=best_fit"
+        )
+    longest = cut = 0
+    for shard in range(len(store.shards)):
+        if shard in store.left_out:
+            continue
+        lengths = document_lengths(store.index(shard))
+        longest = max(longest, int(lengths.max()))
+        cut += int((lengths > config.sequence_length + 1).sum())
+    if cut:
+        raise UserError(
+            f"{config.path}: {cut:,} samples are longer than data.sequence_length={config.sequence_length} and would "
+            f"be cut: raise it to {longest - 1}, or leave them out when you prepare"
+        )
 
 
 def _require_sequence(config: DataConfig, split: str, source: str, tokens: int, length: int) -> None:

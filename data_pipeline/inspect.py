@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,12 @@ from omegaconf import MISSING
 
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.verb import Request, Verb
+from data_pipeline.labels import LEARNT, REJECTED
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from data_pipeline.curriculum import Segment
     from data_pipeline.dataset import DataConfig, Dataset
     from data_pipeline.manifest import Manifest
@@ -54,6 +59,7 @@ class Excerpt:
         key: where it came from before; None where that wasn't kept.
         first, stop: tokens of the document.
         text: as the tokenizer reads the tokens back.
+        labelled: of a sample, the same text in pieces, each with the label of its tokens; see `labels`.
     """
 
     source: str
@@ -64,6 +70,7 @@ class Excerpt:
     first: int
     stop: int
     text: str
+    labelled: list[tuple[str, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -190,6 +197,9 @@ def _excerpts(store: Store, pieces: Any, tokenizer: Tokenizer, characters: int) 
             low, high = max(first, start), min(first + length, start + len(document))
             if low < high:
                 text = tokenizer.decode(document[low - start : high - start].tolist())
+                labelled = None
+                if store.labelled:
+                    labelled = _labelled(document[low - start :], store.labels(shard, block)[low:high], tokenizer)
                 yield Excerpt(
                     source=record.source,
                     shard=record.name,
@@ -199,8 +209,19 @@ def _excerpts(store: Store, pieces: Any, tokenizer: Tokenizer, characters: int) 
                     first=low - start,
                     stop=high - start,
                     text=text if len(text) <= characters else text[:characters] + "…",
+                    labelled=labelled,
                 )
             start += len(document)
+
+
+def _labelled(tokens: NDArray, labels: NDArray[np.uint8], tokenizer: Tokenizer) -> list[tuple[str, int]]:
+    """Return the text of tokens, cut where their labels change."""
+    runs = itertools.groupby(range(len(labels)), lambda at: int(labels[at]))
+    return [(tokenizer.decode([int(tokens[at]) for at in places]), label) for label, places in runs]
+
+
+STYLES = {0: "dim", LEARNT: "green", REJECTED: "dim", LEARNT | REJECTED: "red"}
+"""Of a sample: what is only read, what is learnt, and the answer that is to become less likely."""
 
 
 def _print(seen: dict[str, Any]) -> None:
@@ -246,7 +267,10 @@ def _print_excerpts(console: Any, excerpts: Sequence[dict[str, Any]]) -> None:
         tokens = f"tokens {each['first']:,} to {each['stop']:,}"
         origin = f" ({each['key']})" if each["key"] else ""
         console.print(Text(f"\n{place}, {tokens}{origin}", style="cyan"))
-        console.print(Text(each["text"]))
+        if each["labelled"] is None:
+            console.print(Text(each["text"]))
+        else:
+            console.print(Text.assemble(*((text, STYLES[label]) for text, label in each["labelled"])))
 
 
 def _run(request: Request) -> int:

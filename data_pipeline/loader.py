@@ -38,12 +38,14 @@ class Batch:
         tokens, targets: inputs and next tokens, each (sequences, T) int64; a negative target doesn't count.
         document_ends: per sequence, the exclusive ends of its documents, the last one T; None unless asked for.
         numbers: of the sequences in the run.
+        labels: (sequences, T + 1) uint8, of the tokens of samples, the last targets among them; None of running text.
     """
 
     tokens: Tensor
     targets: Tensor
     document_ends: list[list[int]] | None
     numbers: range
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def batch_of_rows(rows: Rows, first: int, numbers: range) -> Batch:
     if rows.ignored is not None:
         targets = targets.masked_fill(torch.from_numpy(rows.ignored[first:stop]), IGNORED)
     ends = rows.document_ends[first:stop] if rows.document_ends is not None else None
-    return Batch(tokens, targets, ends, numbers)
+    labels = torch.from_numpy(rows.labels[first:stop]) if rows.labels is not None else None
+    return Batch(tokens, targets, ends, numbers, labels)
 
 
 def read_ahead(items: Iterator[Any], depth: int, idle: Callable[[], None] = lambda: None) -> Iterator[Any]:

@@ -101,6 +101,7 @@ class Manifest:
         shards: in the order in which they are read.
         settings: every setting that has an influence on the content, and the hash of the input.
         stages: by stage and source, what went in, what came out, what was changed and what was dropped.
+        samples: what it holds where it isn't running text: `answers` or `preferences`; see `readers.samples`.
     """
 
     format_version: int
@@ -114,6 +115,12 @@ class Manifest:
     shards: list[ShardRecord]
     settings: dict[str, Any]
     stages: dict[str, Any]
+    samples: str | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every token has a label."""
+        return self.samples is not None
 
     def save(self, folder: Path) -> None:
         write_json(folder / FILE_NAME, asdict(self))

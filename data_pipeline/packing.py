@@ -178,6 +178,11 @@ def count_rows(index: ShardIndex, length: int) -> Numbers:
     return rows
 
 
+def document_lengths(index: ShardIndex) -> Numbers:
+    """Return the tokens of each document of a shard, with the one that ends it."""
+    return _Documents(index).lengths
+
+
 def _group_of_blocks(index: ShardIndex, length: int) -> Numbers:
     """Return the group of each block: runs of blocks with the tokens of GROUP_ROWS rows, about."""
     before = np.cumsum(index.token_counts) - index.token_counts

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -52,7 +52,9 @@ from data_pipeline.preparation.sample import sample_corpus
 from data_pipeline.preparation.workplace import Workplace, publish, workplace
 from data_pipeline.readers import corpus_name, open_corpus, without_secrets
 from data_pipeline.readers.document import Unit
+from data_pipeline.readers.samples import SamplesConfig
 from data_pipeline.tokenization.bpe import BpeConfig, train_tokenizer
+from data_pipeline.tokenization.chat import CHAT_TEMPLATE
 from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 from data_pipeline.tokenization.tokenizer_file import open_tokenizer
 
@@ -98,6 +100,7 @@ def prepare(config: PrepareConfig) -> Manifest:
     """
     started = time.monotonic()
     check_settings(config)
+    config = with_chat_template(config)
     output = Path(os.path.abspath(require_local("output", config.output)))
     source = open_corpus(config.corpus)
     units = source.units()
@@ -111,7 +114,7 @@ def prepare(config: PrepareConfig) -> Manifest:
             corpus = read_corpus(place, config.corpus, units, engine)
             cleaned = clean_corpus(place, corpus, config.cleaning, engine)
             remaining = find_remaining(place, cleaned, config.cleaning.duplicates, engine)
-            tokenizer = make_tokenizer(place, config.tokenizer, cleaned, remaining, engine)
+            tokenizer = make_tokenizer(place, config, cleaned, remaining, engine)
             encoded = encode(place, config, cleaned, remaining, tokenizer, engine)
             shards = assemble_shards(place, encoded, config.block_tokens, config.shard_tokens, engine)
             cleaned.report.add(encoded.report)
@@ -135,9 +138,29 @@ def check_settings(config: PrepareConfig) -> None:
         if value is not None and value < 1:
             raise UserError(f"{key}={value} must be at least 1")
     check_cleaning(config.cleaning)
+    if isinstance(config.corpus, SamplesConfig):
+        _check_samples(config.cleaning)
     if isinstance(config.tokenizer, BpeConfig):
         config.tokenizer.check()
     check_engine(config.engine)
+
+
+def _check_samples(cleaning: CleaningConfig) -> None:
+    """Refuse stages that change texts: in a sample it is settled which characters are learnt. Raises UserError."""
+    for name in ("repair", "quality", "privacy"):
+        if getattr(cleaning, name).enabled:
+            raise UserError(
+                f"cleaning.{name} may change texts, which samples must keep as they are: leave it out with "
+                f"cleaning.{name}.enabled=false; languages, duplicates and decontamination are for samples too"
+            )
+
+
+def with_chat_template(config: PrepareConfig) -> PrepareConfig:
+    """Return the settings with the template that messages are written by, where they don't say: the tokenizer's own."""
+    if not isinstance(config.corpus, SamplesConfig) or config.corpus.chat_template is not None:
+        return config
+    own = None if isinstance(config.tokenizer, BpeConfig) else open_tokenizer(config.tokenizer).chat_template
+    return replace(config, corpus=replace(config.corpus, chat_template=own or CHAT_TEMPLATE))
 
 
 def content_settings(config: PrepareConfig) -> dict[str, Any]:
@@ -192,8 +215,11 @@ def find_existing(
     return manifest
 
 
-def make_tokenizer(place: Workplace, config: Any, corpus: Corpus, remaining: Remaining, engine: Engine) -> Tokenizer:
+def make_tokenizer(
+    place: Workplace, settings: PrepareConfig, corpus: Corpus, remaining: Remaining, engine: Engine
+) -> Tokenizer:
     """Train a tokenizer on a sample of the corpus, or load the one that is named; save it in the dataset."""
+    config = settings.tokenizer
     if not sum(part.documents for part in corpus.parts):
         raise UserError("the corpus has no text: every document in it is empty or was dropped")
     folder = place.dataset / "tokenizer"
@@ -205,6 +231,8 @@ def make_tokenizer(place: Workplace, config: Any, corpus: Corpus, remaining: Rem
         tokenizer = _train(texts, config)
     else:
         tokenizer = open_tokenizer(config)
+    if isinstance(settings.corpus, SamplesConfig):
+        tokenizer.chat_template = settings.corpus.chat_template  # by which a model that was tuned wants to be asked
     place.dataset.mkdir(exist_ok=True)
     tokenizer.save(folder)
     place.finish("tokenizer")
@@ -255,6 +283,7 @@ def make_manifest(
         shards=shards,
         settings=settings,
         stages=corpus.report.to_json()["stages"],
+        samples=settings["corpus"].get("kind") if settings["corpus"]["name"] == "samples" else None,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.labels import LEARNT
 from data_pipeline.order import Order
 from data_pipeline.packing import Packing
 from data_pipeline.pieces import Numbers, Pieces, alike, ranges
@@ -23,6 +24,7 @@ class Rows:
     Args:
         tokens: (rows, T + 1) of the dataset's dtype; inputs are all but the last, targets all but the first.
         ignored: (rows, T) booleans, targets that nothing is learnt from; None where there are none.
+        labels: (rows, T + 1) uint8, of the tokens of samples; None of running text.
         document_ends: per row, the exclusive ends of documents within its T inputs, ascending, the last one T; None
             where nobody asked for them.
     """
@@ -30,6 +32,7 @@ class Rows:
     tokens: NDArray
     ignored: NDArray[np.bool_] | None
     document_ends: list[list[int]] | None
+    labels: NDArray[np.uint8] | None = None
 
 
 class SequenceSource(Protocol):
@@ -99,7 +102,13 @@ class Sequences:
                 ignored |= self._untaught(lost, len(numbers), length)
         self.store.read(kept, tokens)
         ends = self._document_ends(kept, lost, len(numbers), length) if with_documents else None
-        return Rows(tokens, ignored, ends)
+        labels = None
+        if self.store.labelled:
+            labels = np.zeros((len(numbers), length + 1), np.uint8)
+            self.store.read_labels(kept, labels)
+            unlearnt = labels[:, 1:] & LEARNT == 0
+            ignored = unlearnt if ignored is None else ignored | unlearnt
+        return Rows(tokens, ignored, ends, labels)
 
     def needed_at_once(self) -> Iterator[tuple[str, int, int]]:
         """Yield of each source how many shards are needed at once, and what the largest of them have in bytes."""

@@ -1,10 +1,11 @@
 """The shard format: WebDataset tars of token blocks, and the index that lets them be mapped into memory.
 
 A sample is a block of whole documents: `KEY.tokens.npy` (1-D, uint16 or uint32) and `KEY.ends.npy` (uint32, the
-exclusive ends of the documents in the block; the last one is the number of tokens), and where provenance is kept
-`KEY.json`, a list of where each document came from. Tar members start at multiples of 512 bytes and their npy header
-has 128, so tokens always lie at multiples of 64 bytes. All documents of a shard are of one source; the owner of every
-member, as the tar format calls it, is the source's name.
+exclusive ends of the documents in the block; the last one is the number of tokens); where provenance is kept
+`KEY.json`, a list of where each document came from; and of samples to be tuned on `KEY.labels.npy` (uint8), a label for
+every token. Tar members start at multiples of 512 bytes and their npy header has 128, so tokens always lie at multiples
+of 64 bytes. All documents of a shard are of one source; the owner of every member, as the tar format calls it, is the
+source's name.
 
 An index, `NAME.idx`, is a safetensors file with the offsets, counts and document ends of all blocks. It holds nothing
 that the tar doesn't: `rebuild_index` makes it from the tar alone, and that is also how it is made in the first place.
@@ -36,12 +37,12 @@ LARGEST_BLOCK = 2**32 - 1
 INDEX_FORMAT = "headrace-index-2"
 NPY_HEADER_BYTES = 128
 NPY_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00v\x00\{'descr': '<u([24])', 'fortran_order': False, 'shape': \((\d+),\), \} *\n"
+    rb"\x93NUMPY\x01\x00v\x00\{'descr': '[<|]u([124])', 'fortran_order': False, 'shape': \((\d+),\), \} *\n"
 )
-"""What numpy writes before a 1-D array of uint16 or uint32, always 128 bytes. Read by ourselves, since numpy's reader
-evaluates it, and mends what is damaged."""
-MEMBER_NAME = re.compile(r"\d{8}\.(ends\.npy|json|tokens\.npy)")
-ENDS, PROVENANCE, TOKENS = ".ends.npy", ".json", ".tokens.npy"
+"""What numpy writes before a 1-D array of uint8, uint16 or uint32, always 128 bytes. Read by ourselves, since numpy's
+reader evaluates it, and mends what is damaged."""
+MEMBER_NAME = re.compile(r"\d{8}\.(ends\.npy|json|labels\.npy|tokens\.npy)")
+ENDS, PROVENANCE, LABELS, TOKENS = ".ends.npy", ".json", ".labels.npy", ".tokens.npy"
 SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}")
 """A tar header has 32 bytes for the owner's name, with a zero behind it."""
 
@@ -54,11 +55,13 @@ class Block:
         tokens: (tokens,) uint16 or uint32; every document ends with the end-of-document token.
         ends: (documents,) exclusive ends of the documents; the last one is `len(tokens)`.
         keys: where each document came from, or None where that isn't kept.
+        labels: (tokens,) uint8 of samples' tokens, see `readers.document`; None of running text.
     """
 
     tokens: NDArray
     ends: NDArray[np.uint32]
     keys: list[str] | None = None
+    labels: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class ShardIndex:
         provenance_offsets, provenance_sizes: (blocks,) where the JSON list of document keys lies; of size 0 without.
         dtype: of the tokens, `uint16` or `uint32`.
         source: of the documents.
+        label_offsets: (blocks,) byte offset of each block's first label; None of running text.
     """
 
     token_offsets: NDArray[np.int64]
@@ -83,14 +87,16 @@ class ShardIndex:
     provenance_sizes: NDArray[np.int64]
     dtype: str
     source: str
+    label_offsets: NDArray[np.int64] | None = None
 
     def same_as(self, other: ShardIndex) -> bool:
         mine, theirs = self.arrays(), other.arrays()
-        same = (self.dtype, self.source) == (other.dtype, other.source)
+        same = (self.dtype, self.source, set(mine)) == (other.dtype, other.source, set(theirs))
         return same and all(np.array_equal(mine[name], theirs[name]) for name in mine)
 
     def arrays(self) -> dict[str, NDArray]:
-        return {name: getattr(self, name) for name in _INDEX_ARRAYS}
+        arrays = {name: getattr(self, name) for name in _INDEX_ARRAYS}
+        return arrays if self.label_offsets is None else {**arrays, _LABELS: self.label_offsets}
 
 
 _INDEX_ARRAYS = {
@@ -101,6 +107,7 @@ _INDEX_ARRAYS = {
     "provenance_offsets": np.dtype(np.int64),
     "provenance_sizes": np.dtype(np.int64),
 }
+_LABELS = "label_offsets"
 
 
 def write_shard(folder: Path, split: str, number: int, source: str, blocks: Iterable[Block]) -> ShardRecord:
@@ -121,7 +128,8 @@ def write_shard(folder: Path, split: str, number: int, source: str, blocks: Iter
                 _check_block(block)
                 sample = {"tokens.npy": block.tokens, "ends.npy": block.ends.astype(np.uint32)}
                 provenance = {} if block.keys is None else {"json": _provenance(block.keys)}
-                writer.write({"__key__": f"{position:08d}", **sample, **provenance})
+                labels = {} if block.labels is None else {"labels.npy": block.labels}
+                writer.write({"__key__": f"{position:08d}", **sample, **provenance, **labels})
         digest, size = file.hexdigest, file.bytes
     index = rebuild_index(path)
     index_digest, index_size = write_index(path.with_suffix(".idx"), index)
@@ -177,7 +185,8 @@ def load_index(path: Path) -> ShardIndex:
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in _INDEX_ARRAYS}
+            names = [*_INDEX_ARRAYS, *({_LABELS} & set(file.keys()))]
+            arrays = {name: file.get_tensor(name) for name in names}
         if INDEX_FORMAT not in metadata:
             raise ValueError(f"it is not of the format {INDEX_FORMAT}")
         dtype, _, source = metadata[INDEX_FORMAT].partition(" ")
@@ -222,6 +231,8 @@ def rebuild_index(path: Path) -> ShardIndex:
         dtypes, sources = {block.dtype for block in blocks}, {block.source for block in blocks}
         if len(dtypes) != 1 or not dtypes <= set(DTYPES):
             raise ValueError(f"its tokens are {', '.join(sorted(dtypes)) or 'missing'}")
+        if len({block.labels is None for block in blocks}) != 1:
+            raise ValueError("some of its blocks have labels and some have none")
         if len(sources) != 1 or not SOURCE_NAME.fullmatch(next(iter(sources))):
             raise ValueError(f"its documents are of the sources {', '.join(sorted(sources))}, not of one")
     except (OSError, ValueError) as error:
@@ -235,6 +246,7 @@ def rebuild_index(path: Path) -> ShardIndex:
         provenance_sizes=np.array([block.provenance.size for block in blocks], np.int64),
         dtype=dtypes.pop(),
         source=sources.pop(),
+        label_offsets=None if blocks[0].labels is None else np.array([block.labels for block in blocks], np.int64),
     )
 
 
@@ -270,6 +282,7 @@ class _BlockLayout:
     dtype: str
     source: str
     provenance: _Member
+    labels: int | None
 
 
 def _samples(members: Iterator[_Member]) -> Iterator[list[_Member]]:
@@ -277,20 +290,30 @@ def _samples(members: Iterator[_Member]) -> Iterator[list[_Member]]:
     for position, (key, group) in enumerate(itertools.groupby(members, lambda member: member.name.split(".")[0])):
         sample = list(group)
         suffixes = [member.name.removeprefix(key) for member in sample]
-        if key != f"{position:08d}" or suffixes not in ([ENDS, TOKENS], [ENDS, PROVENANCE, TOKENS]):
+        if key != f"{position:08d}" or suffixes not in _LAYOUTS:
             raise ValueError(f"members {', '.join(member.name for member in sample)} where {position:08d}.* should be")
         yield sample
 
 
 def _block_layout(file: BinaryIO, sample: list[_Member]) -> _BlockLayout:
-    ends_member, *provenance, tokens_member = sample
-    ends = _read_npy(file, ends_member)
+    by_suffix = {member.name[member.name.index(".") :]: member for member in sample}
+    tokens_member = by_suffix[TOKENS]
+    ends = _read_npy(file, by_suffix[ENDS])
     dtype, count, offset = _npy_layout(file, tokens_member)
     _check_ends(ends, count)
+    labels = None
+    if LABELS in by_suffix:
+        kind, labelled, labels = _npy_layout(file, by_suffix[LABELS])
+        if (kind, labelled) != ("uint8", count):
+            raise ValueError(f"{by_suffix[LABELS].name} doesn't have one uint8 for each of {count} tokens")
     if len({member.source for member in sample}) > 1:
         raise ValueError(f"the members of {tokens_member.name} are of different sources")
-    nothing = _Member("", 0, 0, "")
-    return _BlockLayout(offset, count, ends, dtype, tokens_member.source, *(provenance or [nothing]))
+    provenance = by_suffix.get(PROVENANCE, _Member("", 0, 0, ""))
+    return _BlockLayout(offset, count, ends, dtype, tokens_member.source, provenance, labels)
+
+
+_LAYOUTS = [[ENDS, *kept, *labels, TOKENS] for kept in ([], [PROVENANCE]) for labels in ([], [LABELS])]
+"""The members that a sample may have, in the order of their names."""
 
 
 @dataclass(frozen=True)
@@ -371,6 +394,8 @@ def _check_block(block: Block) -> None:
         raise ValueError(f"tokens are {block.tokens.dtype} with {block.tokens.ndim} dimensions")
     if len(block.tokens) > LARGEST_BLOCK:
         raise ValueError(f"a document of {len(block.tokens):,} tokens is too long for a shard")
+    if block.labels is not None and (block.labels.dtype != np.uint8 or len(block.labels) != len(block.tokens)):
+        raise ValueError("labels must be uint8, one for each token")
     _check_ends(block.ends, len(block.tokens))
 
 
@@ -380,12 +405,14 @@ def _check_ends(ends: NDArray, tokens: int) -> None:
 
 
 def _check_index(index: ShardIndex) -> None:
-    for name, dtype in _INDEX_ARRAYS.items():
-        array = getattr(index, name)
+    for name, array in index.arrays().items():
+        dtype = _INDEX_ARRAYS.get(name, np.dtype(np.int64))
         if array.ndim != 1 or array.dtype != dtype:
             raise ValueError(f"{name} is {array.dtype} with {array.ndim} dimensions")
     blocks = len(index.token_offsets)
-    by_block = (index.token_counts, index.document_counts, index.provenance_offsets, index.provenance_sizes)
+    by_block = [index.token_counts, index.document_counts, index.provenance_offsets, index.provenance_sizes]
+    if index.label_offsets is not None:
+        by_block.append(index.label_offsets)
     if index.dtype not in DTYPES or any(len(array) != blocks for array in by_block):
         raise ValueError("its parts don't fit together")
     if np.any(index.document_counts < 1) or index.document_counts.sum() != len(index.document_ends):

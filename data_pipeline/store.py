@@ -40,6 +40,7 @@ class Store:
     def __init__(self, files: DatasetFiles, manifest: Manifest, split: str, lost: Collection[str] = ()):
         self.files, self.split, self._lost = files, split, frozenset(lost)
         self.dtype, self.end_of_document = np.dtype(manifest.dtype), manifest.end_of_document
+        self.labelled = manifest.labelled
         self.shards = [record for record in manifest.shards if record.split == split]
         if not self.shards:
             known = ", ".join(sorted({record.split for record in manifest.shards}))
@@ -89,6 +90,10 @@ class Store:
             index = load_index(Path(file.name))
         if (len(index.token_counts), index.token_counts.sum()) != (record.blocks, record.tokens):
             raise BadFile(record.index_name, f"{self.files.name}: {record.index_name} contradicts the manifest")
+        if self.labelled != (index.label_offsets is not None):
+            raise BadFile(
+                record.index_name, f"{self.files.name}: {record.index_name} has labels where it mustn't, or none"
+            )
         return index
 
     def block(self, shard: int, block: int) -> list[NDArray]:
@@ -103,6 +108,13 @@ class Store:
         stop = int(index.document_counts[: block + 1].sum())
         ends = index.document_ends[stop - int(index.document_counts[block]) : stop]
         return np.split(tokens, ends[:-1].astype(np.int64))
+
+    def labels(self, shard: int, block: int) -> NDArray[np.uint8]:
+        """Return the labels of a block's tokens; of samples alone. Raises BadFile as `block` does."""
+        index = self.index(shard)
+        assert index.label_offsets is not None
+        first = int(index.label_offsets[block])
+        return self._mapped(shard).view(np.uint8)[first : first + int(index.token_counts[block])]
 
     def documents(self) -> Iterator[NDArray]:
         """Yield the tokens of all documents in storage order, each with the token that ends it."""
@@ -138,6 +150,18 @@ class Store:
         arrays = (pieces.rows, pieces.columns, starts, pieces.lengths)
         for row, column, start, length in zip(*(array[parts].tolist() for array in arrays)):
             rows[row, column : column + length] = tokens[start : start + length]
+
+    def read_labels(self, pieces: Pieces, rows: NDArray[np.uint8]) -> None:
+        """Copy the labels of pieces of samples to where they belong; see `read`."""
+        for shard, chosen in alike(pieces.shards):
+            mine, index = pieces.at(chosen), self.index(shard)
+            assert index.label_offsets is not None
+            content = self._mapped(shard).view(np.uint8)
+            starts = index.label_offsets[mine.blocks] + mine.offsets
+            for row, column, start, length in zip(
+                *(array.tolist() for array in (mine.rows, mine.columns, starts, mine.lengths))
+            ):
+                rows[row, column : column + length] = content[start : start + length]
 
     def _mapped(self, shard: int) -> NDArray:
         if shard not in self._tokens:

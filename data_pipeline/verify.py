@@ -13,6 +13,7 @@ from rich.markup import escape
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import file_hash
 from data_pipeline.foundation.progress import say
+from data_pipeline.labels import ANSWERS, PREFERENCES, REJECTED
 from data_pipeline.manifest import (
     FILE_NAME,
     FORMAT_VERSION,
@@ -106,6 +107,8 @@ def _verify_tokens(path: Path, index: ShardIndex, record: ShardRecord, manifest:
         return [f"{path}: its tokens are {index.dtype}, the manifest says {manifest.dtype}"]
     if index.source != record.source:
         return [f"{path}: its documents are of the source {index.source}, the manifest says {record.source}"]
+    if manifest.labelled != (index.label_offsets is not None):
+        return [f"{path}: its tokens have {'no ' if manifest.labelled else ''}labels, and the manifest says otherwise"]
     shard = np.memmap(path, dtype=np.uint8, mode="r")
     documents = np.cumsum(index.document_counts)
     for offset, count, first, last in zip(
@@ -184,7 +187,7 @@ def _rebuild(folder: Path) -> list[str]:
     records: list[ShardRecord] = []
     text_bytes = dict.fromkeys(SPLITS, 0)
     sources: dict[str, SourceCounts] = {}
-    dtypes = set()
+    dtypes, samples = set(), None
     for path in sorted(folder.glob("*.tar")):
         if not SHARD_NAME.fullmatch(path.name):
             return [f"{path}: not a name of a shard; move it away, then repair again"]
@@ -217,6 +220,8 @@ def _rebuild(folder: Path) -> list[str]:
             bytes=earlier.bytes + size,
         )
         dtypes.add(index.dtype)
+        if index.label_offsets is not None:
+            samples = _kind_of_samples(path, index, samples)
     if len(dtypes) != 1:
         return [f"{folder}: its shards hold different types of tokens ({', '.join(sorted(dtypes))})"]
     dtype = dtypes.pop()
@@ -234,9 +239,21 @@ def _rebuild(folder: Path) -> list[str]:
         shards=records,
         settings={"rebuilt": "from the shards; the settings are lost"},
         stages={},
+        samples=samples,
     ).save(folder)
     say(escape(f"rebuilt {folder / FILE_NAME} from {len(records)} shards; settings and old hashes are lost"))
     return verify_dataset(folder)
+
+
+def _kind_of_samples(path: Path, index: ShardIndex, found: str | None) -> str:
+    """Return which kind of samples there are, with those of one more shard."""
+    assert index.label_offsets is not None
+    shard = np.memmap(path, dtype=np.uint8, mode="r")
+    rejected = any(
+        np.any(shard[offset : offset + count] & REJECTED)
+        for offset, count in zip(index.label_offsets, index.token_counts)
+    )
+    return PREFERENCES if rejected or found == PREFERENCES else ANSWERS
 
 
 def _first_gap(folder: Path) -> str | None:

@@ -14,9 +14,11 @@ from data_pipeline.foundation.configuration import Composed
 from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
 from train.model.transformer import Transformer, TransformerConfig
+from train.objective import check_objective_data
 from train.run_data import RunData, open_run_data
 from train.run_folder import RunFolder, check_run, locate_run
 from train.settings import TrainConfig, check_settings, plan_run
+from train.start import Start, find_start
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Prepared:
         parameters: of the model, tied ones counted once.
         token_bytes: (vocabulary,) bytes of text that each token stands for.
         lineage: run, dataset and settings by name and fingerprint.
+        start: whose weights a new run begins with; its own, drawn at random, if None.
     """
 
     model: TransformerConfig
@@ -37,6 +40,7 @@ class Prepared:
     token_bytes: NDArray[np.int64]
     run: RunFolder
     lineage: dict[str, Any]
+    start: Start | None
 
     def lines(self, config: TrainConfig) -> list[str]:
         """Return what is about to happen, for a person."""
@@ -48,6 +52,7 @@ class Prepared:
         flops = self.model.flops_per_token(config.data.sequence_length) * tokens
         return [
             f"run      {self.run.path}",
+            *([f"start    {self.start.checkpoint}"] if self.start else []),
             f"model    {self.model.name}: {self.parameters:,} parameters, vocabulary {self.model.vocabulary_size:,}",
             f"data     {self.data.describe(config.steps)}",
             f"batch    {last.sequences} sequences × {last.length} tokens = {last.sequences * last.length:,} tokens a "
@@ -70,8 +75,11 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     segments = plan_run(config)
     batch = plan_batches(config.batch, segments, ranks)
     data = open_run_data(config, segments)
-    model = config.model.resolve(data.tokenizer.vocabulary_size, packed=config.data.packing == "best_fit")
     run = locate_run(composed, data.fingerprint)
+    start = find_start(config.model, config.start_from, run, data.tokenizer, data.name, composed.overrides)
+    shape = start.model if start else config.model
+    model = shape.resolve(data.tokenizer.vocabulary_size, packed=config.data.packing == "best_fit")
+    check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name)
     check_run(run, composed)
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in Transformer(model).parameters())
@@ -83,5 +91,11 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
         data=data,
         token_bytes=token_bytes(data.tokenizer, model.vocabulary_size),
         run=run,
-        lineage={"run": run.name, "dataset": data.fingerprint, "configuration": run.fingerprint},
+        lineage={
+            "run": run.name,
+            "dataset": data.fingerprint,
+            "configuration": run.fingerprint,
+            **({"start": start.lineage} if start else {}),
+        },
+        start=start,
     )

@@ -27,6 +27,7 @@ class RunData(Protocol):
         fingerprint: of what is in it, as far as that can be known.
         steps: which sequences are read in which step.
         held_out: to measure on; None where there is nothing.
+        samples: which kind of samples it is made of; None where it is running text.
     """
 
     name: str
@@ -34,6 +35,7 @@ class RunData(Protocol):
     tokenizer: Tokenizer
     steps: Steps
     held_out: SequenceSource | None
+    samples: str | None
 
     def describe(self, steps: int) -> str:
         """Return on one line what a run of so many steps sees of it."""
@@ -67,6 +69,7 @@ class DatasetData:
         self._dataset = open_dataset(config.data)
         files, manifest = self._dataset.files, self._dataset.manifest
         self.name, self.fingerprint = files.name, manifest.fingerprint
+        self.samples = manifest.samples
         self.tokenizer = load_tokenizer(files.folder / "tokenizer")
         if self.tokenizer.fingerprint != manifest.tokenizer_fingerprint:
             raise UserError(
@@ -100,6 +103,8 @@ class DatasetData:
 
 class RawData:
     """Raw text, with the guarantees of plain webdataset."""
+
+    samples: str | None = None
 
     def __init__(self, config: TrainConfig, segments: Sequence[Segment]):
         raw = config.data.raw

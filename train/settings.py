@@ -45,6 +45,7 @@ class TrainConfig:
     Args:
         seed: of initial weights, order of data and samples.
         steps: optimizer steps; the schedule counts on them.
+        start_from: a run or a checkpoint whose model and weights a new run begins with.
         stop_after: leave with a checkpoint and exit code 75 after that step.
         time_limit: seconds, HH:MM:SS or D-HH:MM:SS from the start on, by which to have left like that. SLURM's own
             limit is known without.
@@ -56,6 +57,7 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
     seed: int = 0
     steps: int = 1000
+    start_from: str | None = None
     stop_after: int | None = None
     time_limit: str | None = None
     log_every: int = 1

@@ -39,21 +39,24 @@ class Loaded:
         return self.model.norm.weight.device
 
 
-def locate_checkpoint(source: Path) -> Path:
+def locate_checkpoint(source: Path, key: str = "source") -> Path:
     """Return the checkpoint that a path means: itself, or the newest whole one of a run.
+
+    Args:
+        key: of the setting that names it, for messages.
 
     Raises:
         UserError: neither a checkpoint nor a run with a whole one.
     """
     if not source.is_dir():
-        raise UserError(f"source={source}: there is no such folder")
+        raise UserError(f"{key}={source}: there is no such folder")
     if (source / MANIFEST).exists() and (source / "trainer.json").exists():
         return source
     for checkpoint in reversed(list_checkpoints(source / "checkpoints")):
         if not (problems := verify_checkpoint(checkpoint)):
             return checkpoint
         say(escape(f"checkpoint {checkpoint.name} is not used: {'; '.join(problems)}"))
-    raise UserError(f"source={source} is neither a checkpoint nor a run's folder with a whole checkpoint")
+    raise UserError(f"{key}={source} is neither a checkpoint nor a run's folder with a whole checkpoint")
 
 
 def load_source(source: Path) -> Loaded:

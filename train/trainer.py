@@ -14,7 +14,7 @@ from data_pipeline.foundation.errors import EXIT_STOPPED_EARLY, Failure
 from data_pipeline.foundation.progress import say
 from data_pipeline.loader import Share
 from train.checkpoint.folder import step_of
-from train.checkpoint.load import Found, find_newest_whole, load_checkpoint
+from train.checkpoint.load import Found, find_newest_whole, load_checkpoint, load_weights
 from train.checkpoint.pieces import optimizer_steps
 from train.checkpoint.remote import RemoteCheckpoints
 from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of, seed_random_state
@@ -94,6 +94,8 @@ class Trainer:
         self.state = TrainerState(0, 0, 0, 0, lineage=prepared.lineage)
         if self.found.checkpoint is not None:
             self.state = load_checkpoint(self.engine, self.found.checkpoint)
+        elif prepared.start is not None:
+            load_weights(self.engine, prepared.start.checkpoint)
         saving = self.config.checkpoint
         self.saved_step = self.first_step = self.state.step
         self.save_began = 0.0

@@ -133,7 +133,7 @@ class WriteShard:
 def _documents_between(part: EncodedPart, plan: ShardPlan) -> Iterator[EncodedDocument]:
     documents = part.documents(plan.split)
     places, numbers, ends = part.array("places"), part.array("numbers"), part.array("ends")
-    tokens, keys, key_ends = part.array("tokens"), part.array("keys"), part.array("key_ends")
+    tokens, keys, key_ends, labels = part.array("tokens"), part.array("keys"), part.array("key_ends"), part.labels()
     first, stop = (
         documents.start + int(np.searchsorted(places[documents.start : documents.stop] >> BUCKET_BITS, bucket))
         for bucket in (plan.first, plan.stop)
@@ -146,6 +146,7 @@ def _documents_between(part: EncodedPart, plan: ShardPlan) -> Iterator[EncodedDo
             place=int(places[number]),
             number=int(numbers[number]),
             key=keys[key_start : key_ends[number]].tobytes().decode(),
+            labels=None if labels is None else labels[start : ends[number]],
         )
 
 
@@ -167,4 +168,5 @@ def _block(documents: Sequence[EncodedDocument]) -> Block:
     tokens = [document.tokens for document in documents]
     keys = [document.key for document in documents]
     ends = np.cumsum([len(each) for each in tokens])
-    return Block(np.concatenate(tokens), ends, keys if any(keys) else None)
+    labels = [document.labels for document in documents if document.labels is not None]
+    return Block(np.concatenate(tokens), ends, keys if any(keys) else None, np.concatenate(labels) if labels else None)

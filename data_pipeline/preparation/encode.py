@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from data_pipeline.preparation.parts import Part
 from data_pipeline.preparation.records import has_record, read_record, write_record
 from data_pipeline.preparation.remaining import Numbered, Remaining
 from data_pipeline.preparation.report import Report, excerpt_around
+from data_pipeline.preparation.sample_tokens import encode_sample
 from data_pipeline.preparation.workplace import Workplace
 from data_pipeline.readers.document import Document, utf8_length
 from data_pipeline.tokenization.encoding import EncodersDifferError, FastEncoder, split_of, why_not_fast
@@ -140,12 +141,11 @@ class EncodePart:
         try:
             for documents in self.remaining.read_all(part):
                 staying = [each for each in documents if self._stays(each, report)]
-                texts = [each.document.text for each in staying]
-                ids = fast.encode(texts) if fast else [np.asarray(tokenizer.encode(text), np.uint32) for text in texts]
-                for each, document_ids in zip(staying, ids):
+                for each, (tokens, labels) in zip(
+                    staying, _tokens_of([each.document for each in staying], tokenizer, fast)
+                ):
                     content = each.document.text.encode()
-                    tokens = np.append(document_ids, tokenizer.end_of_document)
-                    result = self._encoded(each, content, tokens)
+                    result = self._encoded(each, content, tokens, labels)
                     composition.count(result.split, each.document.language, len(content), len(result.tokens))
                     encoded.append(result)
         except EncodersDifferError as error:
@@ -176,14 +176,29 @@ class EncodePart:
     def _shown(self, document: Document) -> str:
         return excerpt_around(mask(document.text, self.settings.privacy)[0], 0)
 
-    def _encoded(self, numbered: Numbered, content: bytes, tokens: np.ndarray) -> EncodedDocument:
+    def _encoded(
+        self, numbered: Numbered, content: bytes, tokens: np.ndarray, labels: np.ndarray | None
+    ) -> EncodedDocument:
         return EncodedDocument(
             tokens=tokens.astype(self.settings.dtype),
+            labels=labels,
             split=split_of(content, self.settings.validation_fraction),
             place=place_of(content),
             number=numbered.number,
             key=numbered.document.key if self.settings.keep_provenance else "",
         )
+
+
+def _tokens_of(
+    documents: Sequence[Document], tokenizer: Tokenizer, fast: FastEncoder | None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Yield the tokens of documents, each ended, and those of samples with their labels."""
+    if documents and documents[0].spans:
+        yield from (encode_sample(document, tokenizer) for document in documents)
+        return
+    texts = [document.text for document in documents]
+    ids = fast.encode(texts) if fast else [np.asarray(tokenizer.encode(text), np.uint32) for text in texts]
+    yield from ((np.append(document_ids, tokenizer.end_of_document), None) for document_ids in ids)
 
 
 def _gathered(task: EncodePart, corpus: Corpus) -> Encoded:

@@ -31,6 +31,7 @@ class EncodedDocument:
         place: in the shuffled order, a 64-bit hash.
         number: in the corpus as it was read; decides between equal places.
         key: where it came from; empty where that isn't kept.
+        labels: (tokens,) uint8 of a sample's tokens; None of running text.
     """
 
     tokens: NDArray
@@ -38,6 +39,7 @@ class EncodedDocument:
     place: int
     number: int
     key: str = ""
+    labels: NDArray[np.uint8] | None = None
 
 
 def place_of(content: bytes) -> int:
@@ -64,6 +66,8 @@ def write_encoded(path: Path, documents: Sequence[EncodedDocument], vocabulary_s
         "key_ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
         "vocabulary": np.packbits(used),
     }
+    if labels := [document.labels for document in ordered if document.labels is not None]:
+        arrays["labels"] = np.concatenate(labels)
     with whole_file(path) as file:
         file.write(save(arrays))
 
@@ -85,6 +89,10 @@ class EncodedPart:
         number = SPLITS.index(split)
         first, stop = np.searchsorted(self.array("splits"), (number, number + 1))
         return range(int(first), int(stop))
+
+    def labels(self) -> NDArray[np.uint8] | None:
+        """Return the labels of all tokens, if these are samples."""
+        return self.array("labels") if "labels" in self._layout else None
 
     def array(self, name: str) -> NDArray:
         layout = self._layout[name]

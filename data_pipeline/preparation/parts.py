@@ -15,6 +15,7 @@ from data_pipeline.readers.document import Document
 BATCH_BYTES = 1 << 20
 SUFFIX = ".arrow"
 COLUMNS = ("text", "key", "markup", "language")
+SPANS = "spans"
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,12 @@ def write_part(path: Path, documents: Iterable[Document]) -> Written:
     import pyarrow.compute as compute
 
     count = size = pages = 0
-    schema = pa.schema([(name, pa.large_string()) for name in COLUMNS])
+    spans = pa.large_list(pa.list_(pa.int64(), 2))
+    schema = pa.schema([*((name, pa.large_string()) for name in COLUMNS), (SPANS, spans)])
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with whole_file(path) as file, pa.ipc.new_file(file, schema, options=options) as writer:
         for batch in batches(documents):
-            columns = [[getattr(document, name) for document in batch] for name in COLUMNS]
+            columns = [[getattr(document, name) for document in batch] for name in (*COLUMNS, SPANS)]
             record = pa.record_batch(columns, schema=schema)
             writer.write_batch(record)
             count += len(batch)
@@ -75,10 +77,10 @@ def read_part(path: Path, source: str) -> Iterator[list[Document]]:
     with pa.memory_map(str(path)) as mapped:
         reader = pa.ipc.open_file(mapped)
         for number in range(reader.num_record_batches):
-            texts, keys, markups, languages = (column.to_pylist() for column in reader.get_batch(number).columns)
+            texts, keys, markups, languages, spans = (column.to_pylist() for column in reader.get_batch(number).columns)
             yield [
-                Document(text, source, key, markup, language)
-                for text, key, markup, language in zip(texts, keys, markups, languages)
+                Document(text, source, key, markup, language, tuple(map(tuple, labelled)))
+                for text, key, markup, language, labelled in zip(texts, keys, markups, languages, spans)
             ]
 
 

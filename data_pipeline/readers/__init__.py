@@ -11,10 +11,16 @@ from data_pipeline.foundation.locations import shown
 from data_pipeline.readers.document import Document, Unit, Unreadable
 from data_pipeline.readers.files import Files, FilesConfig
 from data_pipeline.readers.python_docs import PythonDocs, PythonDocsConfig
+from data_pipeline.readers.samples import Samples, SamplesConfig
 from data_pipeline.readers.sources import Sources, SourcesConfig
 
-CORPORA: dict[str, type] = {"files": FilesConfig, "python_docs": PythonDocsConfig, "sources": SourcesConfig}
-CorpusConfig = FilesConfig | PythonDocsConfig | SourcesConfig
+CORPORA: dict[str, type] = {
+    "files": FilesConfig,
+    "python_docs": PythonDocsConfig,
+    "samples": SamplesConfig,
+    "sources": SourcesConfig,
+}
+CorpusConfig = FilesConfig | PythonDocsConfig | SamplesConfig | SourcesConfig
 
 
 class Corpus(Protocol):
@@ -51,6 +57,8 @@ def open_corpus(config: CorpusConfig) -> Corpus:
             return Files(config, config.source)
         case PythonDocsConfig():
             return PythonDocs(config)
+        case SamplesConfig():
+            return Samples(config)
         case SourcesConfig():
             return Sources(config)
     raise UserError(

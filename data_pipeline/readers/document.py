@@ -15,6 +15,8 @@ class Document:
         key: where exactly it came from, for messages: a file and a line, row or member in it.
         markup: `text`, or `html` where the text of a page has still to be taken out of it.
         language: ISO 639 code, where it has been identified.
+        spans: of a sample: how many characters have which label (see `labels`), all of the text in order; empty for
+            running text.
     """
 
     text: str
@@ -22,6 +24,7 @@ class Document:
     key: str
     markup: str = "text"
     language: str | None = None
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

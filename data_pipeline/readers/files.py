@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.locations import Found, find, shown, split_scheme
 from data_pipeline.readers.document import Document, Piece, Unit, Unreadable
 from data_pipeline.readers.formats import FORMATS, check_format, format_of
-from data_pipeline.readers.input import HARMLESS, Damaged, Input, ReadingConfig
+from data_pipeline.readers.input import HARMLESS, Damaged, Input, Item, ReadingConfig
+from data_pipeline.readers.json_text import record
 from data_pipeline.readers.parquet import row_group_shares
 from data_pipeline.readers.streams import compression_of
 
@@ -41,10 +43,17 @@ class Files:
         config: how they are read.
         source: under which they are counted.
         key: of the settings in the configuration, for messages.
+        of_record: makes documents of JSON records; see `Input`.
     """
 
-    def __init__(self, config: ReadingConfig, source: str, key: str = "corpus"):
-        self._config, self._source, self._key = config, source, key
+    def __init__(
+        self,
+        config: ReadingConfig,
+        source: str,
+        key: str = "corpus",
+        of_record: Callable[[Input, str, Any, bool], Item] = record,
+    ):
+        self._config, self._source, self._key, self._of_record = config, source, key, of_record
 
     def units(self) -> list[Unit]:
         """Find the files; divide the big ones, and group the small.
@@ -80,7 +89,7 @@ class Files:
         return {}
 
     def _items(self, piece: Piece) -> Iterator[Document | Unreadable]:
-        file = Input(piece, shown(piece.location), self._key, self._source, self._config)
+        file = Input(piece, shown(piece.location), self._key, self._source, self._config, self._of_record)
         try:
             yield from FORMATS[format_of(piece.location, self._config.format, self._key)].read(file)
         except Damaged as error:

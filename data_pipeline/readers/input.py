@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from data_pipeline.foundation.errors import printable
 from data_pipeline.foundation.locations import file_name, open_location
@@ -75,6 +76,8 @@ class Input:
         key: of the settings in the configuration, for messages.
         source: under which its documents are counted.
         settings: how it is read.
+        of_record: makes a document of a JSON record: of `(this, where, record, checked)`, the last one of whether its
+            strings are known to be free of lone surrogates.
         content: of a member; the file is opened if None.
     """
 
@@ -83,6 +86,7 @@ class Input:
     key: str
     source: str
     settings: ReadingConfig
+    of_record: Callable[[Input, str, Any, bool], Item]
     content: BinaryIO | None = None
 
     @property

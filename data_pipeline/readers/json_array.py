@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_pipeline.readers.input import Damaged, Input, Item, Unfit
-from data_pipeline.readers.json_text import record
 from data_pipeline.readers.streams import ENDLESS, READ_BYTES, as_utf8
 
 NO_SPACE = re.compile(r"[^ \t\n\r]")
@@ -26,7 +25,7 @@ def read_json_array(file: Input) -> Iterator[Item]:
         try:
             for value in values.all():
                 number += 1
-                yield record(file, f", record {number}", value)
+                yield file.of_record(file, f", record {number}", value, False)
         except Unfit as unfit:
             yield file.unfit(f", record {number + 1}", unfit)
             raise Damaged("what follows can't be told apart") from None

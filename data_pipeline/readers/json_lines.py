@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from data_pipeline.readers.input import Damaged, Input, Item, Unfit
-from data_pipeline.readers.json_text import parse, record
+from data_pipeline.readers.json_text import parse
 from data_pipeline.readers.streams import as_utf8, skip_line, wide_encoding
 
 BLANK_LINES = 1 << 18
@@ -67,4 +67,4 @@ def _lines(file: Input, content: BinaryIO, position: int, stop: int | None, mark
             except Unfit as unfit:
                 yield file.unfit(where, unfit)
             else:
-                yield record(file, where, value, checked)
+                yield file.of_record(file, where, value, checked)

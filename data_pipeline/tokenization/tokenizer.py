@@ -58,6 +58,14 @@ class Tokenizer:
         """Return the ids of a text: nothing added, special tokens in the text taken for plain characters."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
+    def encode_markup(self, text: str) -> list[int]:
+        """Return the ids of what a chat template wrote, in which the names of special tokens stand for them."""
+        self.backend.encode_special_tokens = False
+        try:
+            return self.encode(text)
+        finally:
+            self.backend.encode_special_tokens = True
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids, special tokens by name. Broken UTF-8 becomes replacement characters."""
         return self.backend.decode(list(ids), skip_special_tokens=False)

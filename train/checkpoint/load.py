@@ -84,6 +84,19 @@ def load_checkpoint(engine: Engine, folder: Path) -> TrainerState:
     return state
 
 
+def load_weights(engine: Engine, folder: Path) -> None:
+    """Give an engine the weights of a checkpoint, of any stage and world size, and nothing else of it.
+
+    Raises:
+        Failure: the checkpoint lacks part of a parameter.
+        UserError: the checkpoint is of another model.
+    """
+    reader = StateReader(folder)
+    for piece in local_pieces(engine):
+        reader.fill(piece.parameter, MASTER, piece.shape, piece.start, piece.of(piece.master))
+    spread_masters(engine)
+
+
 def read_trainer_state(folder: Path) -> TrainerState:
     """Return `trainer.json`. Raises Failure: it is damaged, or of another version of Headrace."""
     try:
