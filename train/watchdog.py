@@ -40,6 +40,10 @@ OWN_WATCH_SECONDS = 30.0
 """How much later than this thread Python's own watchdog acts."""
 
 
+class RankLost(Failure):
+    """The run is over because a rank hangs or is gone."""
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where the main thread is."""
@@ -86,12 +90,12 @@ class Watchdog:
     def explain(self, error: BaseException) -> BaseException:
         """Return what an error that ends this rank comes from, and stop watching.
 
-        Where another rank is gone, that is a Failure which names it; else the error itself, which then is what the
+        Where another rank is gone, that is a RankLost which names it; else the error itself, which then is what the
         others are told of this rank.
         """
         if self._world.size > 1 and isinstance(error, RuntimeError) and (verdict := self._await_verdict()):
             self._closed.set()
-            return Failure(f"{verdict}. Start the run again: it goes on from its newest checkpoint")
+            return RankLost(f"{verdict}. Start the run again: it goes on from its newest checkpoint")
         self._closed.set()
         self._failure = f"failing: {error}"[:FAILURE_CHARACTERS]
         return error
