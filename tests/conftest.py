@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hosts import Host, NoHosts, hosts
 from hypothesis import settings
 from small_data import make_dataset, make_mixed_dataset, walking_texts
 from soak import soaking, tables
@@ -54,6 +57,17 @@ def mixed_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_dataset(small_dataset: Path, tmp_path: Path) -> Path:
     """A copy of the small dataset, to be damaged."""
     return Path(shutil.copytree(small_dataset, tmp_path / "own-dataset"))
+
+
+@pytest.fixture
+def two_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
+    """Two hosts with a network between them, where this machine can have them."""
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(hosts(tmp_path_factory.mktemp("hosts")))
+        except NoHosts as why:
+            pytest.skip(str(why))
+        yield made
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -108,11 +108,14 @@ class Watchdog:
         self._thread.join(timeout=10)
         faulthandler.cancel_dump_traceback_later()
         self._stacks.close()
-        if self._dump.stat().st_size == 0:
-            self._dump.unlink()
-        if self._failure:
-            at = self._at
-            self._own.write(at.step, at.place, self._failure, time.monotonic() - at.since)
+        # Each as far as the disk lets us: what ends the run is told by others.
+        with contextlib.suppress(OSError):
+            if self._dump.stat().st_size == 0:
+                self._dump.unlink()
+        with contextlib.suppress(OSError):
+            if self._failure:
+                at = self._at
+                self._own.write(at.step, at.place, self._failure, time.monotonic() - at.since)
         self._own.close(in_good_order=not self._failure)
         for folder in (self._hangs, self._beats):
             with contextlib.suppress(OSError):  # not empty, or gone with another rank

@@ -12,6 +12,8 @@ import pytest
 from commands import python, read_rows, run_command, torchrun
 from small_runs import SETTINGS, learnt
 
+from train.checkpoint.folder import verify_checkpoint
+
 STEPS, SEQUENCES = 90, 8
 GUARDED = (
     *SETTINGS,
@@ -63,6 +65,7 @@ def guarded(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Gu
         typed("parts", **TROUBLE),
         typed("hopeless", "guard.rollbacks=2", nan=[sequences(25, STEPS)]),
         typed("early", nan=[sequences(3, STEPS)]),
+        typed("rejecting", "steps=30", nan=[sequences(25, 28)], damaging=[sequences(24, 24)]),
         typed("limited", "time_limit=00:00:11"),
     ]
     ends = run_all(python(script), runs, folder)
@@ -74,6 +77,7 @@ def guarded(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Gu
     runs = [
         typed("two", "zero=2", slow=[sequences(33, STEPS)], **TROUBLE),
         typed("moved", "zero=3", "steps=90", **TROUBLE),
+        typed("broken", "guard.rollbacks=0", "checkpoint.every=5", nan=[sequences(7, STEPS)], slow_disk=2.0),
     ]
     return Guarded(folder, ends, run_all(torchrun(2, script), runs, folder))
 
@@ -121,7 +125,7 @@ def test_stopped_in_the_middle_of_trouble_and_started_again_every_bit_is_the_sam
 
 
 def test_two_processes_skip_and_roll_back_alike_also_from_what_one_saved_in_the_middle(guarded):
-    assert guarded.ends_of_two == [[0, ""], [0, ""]]
+    assert guarded.ends_of_two[:2] == [[0, ""], [0, ""]]
     losses = {
         name: [row["loss"] for row in learnt(guarded.folder / "runs" / name)] for name in ("whole", "two", "moved")
     }
@@ -152,8 +156,24 @@ def test_without_a_checkpoint_from_before_the_run_ends(guarded):
     assert "optimizer.learning_rate" in message
 
 
+def test_a_checkpoint_that_a_rollback_rejects_is_on_record(guarded):
+    assert guarded.ends[7] == [0, ""]
+    rejected, rolled_back = guarded.events("rejecting", "checkpoint_rejected", "rolled_back")
+    assert (rejected["checkpoint"], rejected["step"]) == ("step-00000020", 28)
+    assert "model.json is missing" in rejected["problems"][0]
+    assert rolled_back["checkpoint"] == "step-00000010"
+
+
+def test_ranks_that_give_up_together_publish_what_they_were_saving(guarded):
+    code, message = guarded.ends_of_two[2]
+    assert code == 1 and "up to step 10: the loss is nan" in message
+    saved, failed = guarded.events("broken", "checkpoint_saved", "failed")
+    assert (saved["checkpoint"], failed["step"]) == ("step-00000005", 10)
+    assert verify_checkpoint(guarded.folder / "runs/broken/checkpoints/step-00000005") == []
+
+
 def test_a_time_limit_leaves_with_a_checkpoint_and_75(guarded):
-    assert guarded.ends[7] == [75, ""]
+    assert guarded.ends[8] == [75, ""]
     (last,) = guarded.events("limited", "preempted")
     assert last["reason"] == "time_limit=00:00:11 is near"
     assert last["step"] < STEPS
