@@ -29,7 +29,13 @@ def start_ranks(small_dataset: Path, folder: Path, *more: str, on: Sequence[Host
         address |= {"MASTER_ADDR": on[0].address, "GLOO_SOCKET_IFNAME": INTERFACE}
     command = train_command(small_dataset, *HANG, *more)
     return [
-        start_command(on[rank].inside(*command) if on else command, folder, RANK=str(rank), LOCAL_RANK="0", **address)
+        start_command(
+            on[rank].inside(*command) if on else command,
+            folder,
+            RANK=str(rank),
+            LOCAL_RANK="0" if on else str(rank),
+            **address,
+        )
         for rank in (0, 1)
     ]
 
