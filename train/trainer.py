@@ -40,7 +40,7 @@ from train.watchdog import RankLost, Watchdog
 
 STATE_BYTES = 12
 """Of a checkpoint, per parameter: its float32 weight and two moments."""
-PATIENCE, LOST_PATIENCE = 20.0, 3.0
+PATIENCE, LOST_PATIENCE = 10.0, 3.0
 """Seconds that a run that breaks off waits for its ranks' parts of a checkpoint, and where one of them is gone."""
 
 
