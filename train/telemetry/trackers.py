@@ -267,6 +267,12 @@ def _serve() -> int:
             Path(run.settings.sync_file).with_suffix(".wandb.synced").touch()
         elif wants_online:
             _send_kept(start, SEND_AT_END_SECONDS)
+    except TimeoutError:
+        by_hand = f"`wandb sync --no-skip-online {start['folder']}/wandb/run-*`"
+        report(
+            f"wandb's server didn't take all; the rest is kept and sent when the run is started again, or by {by_hand}"
+        )
+        return 1
     except ImportError as error:
         report(f"wandb can't be imported ({error}); `pip install wandb`, or set tracker=none")
         return 1
@@ -288,6 +294,7 @@ def _open_run(start: dict[str, Any], report: Callable[[str], None]) -> tuple[boo
         disable_code=True,
         init_timeout=start["init_seconds"],
         finish_timeout=UPLOAD_SECONDS,
+        finish_timeout_raises=True,
         stop_fn=lambda: None,
         x_stats_pid=start["trainer"],
     )
