@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hosts import Host, NoHosts, hosts
+from hosts import Hosts, hosts, why_no_hosts
 from hypothesis import settings
 from small_data import make_dataset, make_mixed_dataset, walking_texts
 from soak import soaking, tables
@@ -60,14 +59,12 @@ def own_dataset(small_dataset: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def two_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
+def two_hosts() -> Iterator[Hosts]:
     """Two hosts with a network between them, where this machine can have them."""
-    with ExitStack() as stack:
-        try:
-            made = stack.enter_context(hosts(tmp_path_factory.mktemp("hosts")))
-        except NoHosts as why:
-            pytest.skip(str(why))
-        yield made
+    if reason := why_no_hosts():
+        pytest.skip(reason)
+    with hosts(2) as running:
+        yield running
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from commands import clean_environment, free_port, read_rows
-from hosts import INTERFACE
 
 from data_pipeline.foundation.errors import EXIT_HUNG
 
@@ -115,11 +114,12 @@ def test_a_rank_that_fails_alone_tells_the_other_why(start, tmp_path):
 
 
 def test_a_network_that_is_cut_in_two_ends_both_sides(start, tmp_path, two_hosts):
-    address = {"WORLD_SIZE": "2", "MASTER_ADDR": two_hosts[0].address, "MASTER_PORT": "29511", "LOCAL_RANK": "0"}
-    address["GLOO_SOCKET_IFNAME"] = INTERFACE
-    ranks = [start(before=host.inside(), RANK=str(rank), **address) for rank, host in enumerate(two_hosts)]
+    names = list(two_hosts.addresses)
+    address = {"WORLD_SIZE": "2", "MASTER_ADDR": two_hosts.addresses[names[0]], "MASTER_PORT": "29511"}
+    address |= {"LOCAL_RANK": "0", "GLOO_SOCKET_IFNAME": "eth0"}
+    ranks = [start(before=two_hosts.command(name, []), RANK=str(rank), **address) for rank, name in enumerate(names)]
     wait_for_step(tmp_path, 10)
-    two_hosts[1].cut()
+    two_hosts.cut(names[1])
     assert [process.wait(timeout=60) for process in ranks] == [EXIT_HUNG, EXIT_HUNG]
     (event,) = read_rows(tmp_path / "events.jsonl")
     assert event["kind"] == "hung" and "the network between them may be cut" in event["reason"]
