@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from commands import free_port, kill_all, python, read_rows, run_command, start_command, wait_until
-from hosts import INTERFACE, Host
+from hosts import Hosts
 from small_runs import assert_same_result, events, rows_done, train_command
 from soak import long, note
 
@@ -22,20 +21,16 @@ from data_pipeline.foundation.errors import EXIT_HUNG
 HANG = ("cluster.hang_seconds=8", "checkpoint.every=2")
 
 
-def start_ranks(small_dataset: Path, folder: Path, *more: str, on: Sequence[Host] = ()) -> list[subprocess.Popen[str]]:
+def start_ranks(dataset: Path, folder: Path, *more: str, on: Hosts | None = None) -> list[subprocess.Popen[str]]:
     """Start two ranks without a launcher, so that nobody but they can notice anything; `on` a host each."""
-    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    command, address = train_command(dataset, *HANG, *more), "127.0.0.1"
+    commands, network = [command, command], {}
     if on:
-        address |= {"MASTER_ADDR": on[0].address, "GLOO_SOCKET_IFNAME": INTERFACE}
-    command = train_command(small_dataset, *HANG, *more)
+        address, network = next(iter(on.addresses.values())), {"GLOO_SOCKET_IFNAME": "eth0"}
+        commands = [on.command(host, command) for host in on.addresses]
+    network |= {"WORLD_SIZE": "2", "MASTER_ADDR": address, "MASTER_PORT": str(free_port())}
     return [
-        start_command(
-            on[rank].inside(*command) if on else command,
-            folder,
-            RANK=str(rank),
-            LOCAL_RANK="0" if on else str(rank),
-            **address,
-        )
+        start_command(commands[rank], folder, RANK=str(rank), LOCAL_RANK="0" if on else str(rank), **network)
         for rank in (0, 1)
     ]
 
@@ -75,10 +70,11 @@ def test_a_network_cut_in_mid_run_ends_both_hosts_and_it_goes_on_to_the_same_res
     undisturbed, small_dataset, tmp_path, two_hosts
 ):
     run = tmp_path / "runs" / "run"
+    _, second = two_hosts.addresses
     ranks = start_ranks(small_dataset, tmp_path, on=two_hosts)
     try:
         wait_until(lambda: rows_done(run) >= 5, ranks[0])
-        two_hosts[1].cut()
+        two_hosts.cut(second)
         began = time.time()
         assert [process.wait(timeout=90) for process in ranks] == [EXIT_HUNG, EXIT_HUNG]
         ended = time.time()
@@ -87,7 +83,7 @@ def test_a_network_cut_in_mid_run_ends_both_hosts_and_it_goes_on_to_the_same_res
         assert "the network between them may be cut" in event["reason"]
         for rank in (0, 1):
             assert "all_reduce" in (run / "hangs" / f"rank-{rank:05d}.txt").read_text()
-        two_hosts[1].heal()
+        two_hosts.mend(second)
         ranks = start_ranks(small_dataset, tmp_path, on=two_hosts)
         assert [process.wait(timeout=120) for process in ranks] == [0, 0], ranks[0].stderr.read()
     finally:
