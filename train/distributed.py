@@ -113,7 +113,7 @@ def join_world(config: ClusterConfig) -> World:
 
     Raises:
         UserError: the launcher's variables are incomplete.
-        Failure: there are fewer GPUs than local ranks.
+        Failure: there are fewer GPUs than local ranks, or the other processes can't be reached.
     """
     rank, local_rank, size = _from_environment("RANK", 0), _from_environment("LOCAL_RANK", 0), launched_size()
     torch.set_num_threads(config.threads or _fair_threads(size))
@@ -139,9 +139,16 @@ def join_world(config: ClusterConfig) -> World:
                 raise UserError(
                     f"WORLD_SIZE={size} is set but {name} is not: start with torchrun or deepspeed, or unset WORLD_SIZE"
                 )
-        store, *_ = next(distributed.rendezvous("env://", timeout=timeout))
-        fresh = fresh_store(store, rank, size, timeout)
-        distributed.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=timeout)
+        try:
+            store, *_ = next(distributed.rendezvous("env://", timeout=timeout))
+            fresh = fresh_store(store, rank, size, timeout)
+            distributed.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=timeout)
+        except RuntimeError as error:
+            at, reason = "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ), str(error).splitlines()[0]
+            raise Failure(
+                f"rank {rank} can't meet the other {size - 1} by {at}: {reason}. See that all were started and reach "
+                "each other, then start the run again"
+            ) from None
     return World(rank, local_rank, size, device)
 
 
@@ -153,7 +160,7 @@ def fresh_store(store: distributed.Store, rank: int, size: int, timeout: timedel
     name of its own, and believes only a list in which that is.
 
     Raises:
-        Failure: some rank doesn't come.
+        RuntimeError: some rank doesn't come.
     """
     name, until = secrets.token_hex(8), time.monotonic() + timeout.total_seconds()
     if rank == 0:
@@ -166,9 +173,7 @@ def fresh_store(store: distributed.Store, rank: int, size: int, timeout: timedel
         if store.check([f"{call}/all"]) and name in store.get(f"{call}/all").decode().split():
             return distributed.PrefixStore(call, store)
         time.sleep(POLL_SECONDS)
-    raise Failure(
-        f"rank {rank} waited {timeout.total_seconds():.0f} s for the other processes (cluster.timeout_seconds)"
-    )
+    raise RuntimeError(f"they have not all come in {timeout.total_seconds():.0f} s (cluster.timeout_seconds)")
 
 
 def _fair_threads(size: int) -> int:
