@@ -252,7 +252,6 @@ class Trainer:
 
     def _break_off(self, error: BaseException) -> None:
         """Publish what is being saved, if it is whole on every rank, and record why the run ends."""
-        self.watchdog.at(self.state.step, "breaking off", is_slow=True)
         self._published(self.writer.abandon(LOST_PATIENCE if isinstance(error, RankLost) else PATIENCE))
         self.record.failed(self.state.step, error)
 

@@ -98,6 +98,8 @@ class Watchdog:
             return RankLost(f"{verdict}. Start the run again: it goes on from its newest checkpoint")
         self._closed.set()
         self._failure = f"failing: {error}"[:FAILURE_CHARACTERS]
+        self.at(self._at.step, "breaking off", is_slow=True)
+        self._beat(0.0)
         return error
 
     def close(self) -> None:
