@@ -262,11 +262,11 @@ def _serve() -> int:
         wants_online, run = _open_run(start, report)
         exit_code = _record(run, start["resume_step"], report)
         run.finish(exit_code=exit_code)
-        if not run.offline:
+        if wants_online and run.offline:
+            _send_kept(start, SEND_AT_END_SECONDS)
+        elif wants_online:
             # By wandb's own sign, which `wandb sync` leaves and looks for.
             Path(run.settings.sync_file).with_suffix(".wandb.synced").touch()
-        elif wants_online:
-            _send_kept(start, SEND_AT_END_SECONDS)
     except TimeoutError:
         by_hand = f"`wandb sync --no-skip-online {start['folder']}/wandb/run-*`"
         report(
