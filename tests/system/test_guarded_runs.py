@@ -51,10 +51,11 @@ class Guarded:
         rows = read_rows(self.folder / "runs" / name / "events.jsonl")
         return [row for row in rows if row["kind"] in kinds]
 
-    def note(self, name: str, trouble: str, event: dict[str, Any], told: str, done: str) -> None:
-        """Put into the soak's table what came of a trouble in the step of an event."""
-        before = [row["time"] for row in read_rows(self.folder / "runs" / name / "metrics.jsonl")]
-        seconds = event["time"] - max(time for time in before if time < event["time"])
+    def note(self, name: str, trouble: str, begins: int, event: dict[str, Any], told: str, done: str) -> None:
+        """Put into the soak's table what came of a trouble that begins with a step, and how long after that."""
+        rows = read_rows(self.folder / "runs" / name / "metrics.jsonl")
+        (ready,) = [row["time"] for row in rows if row["step"] == begins - 1]
+        seconds = event["time"] - ready
         note("Troubles", trouble=trouble, seconds_to_detection=f"{seconds:.2f}", told=told, done=done)
 
 
@@ -103,8 +104,8 @@ def test_a_bad_step_is_skipped_and_its_sequences_are_named(guarded):
     assert "the loss is nan" in skipped[0]["reason"]
     assert "deviations above its median" in skipped[1]["reason"]
     done = "the same step was skipped, its sequences named"
-    guarded.note("whole", "a loss that is no number", skipped[0], skipped[0]["reason"], done)
-    guarded.note("whole", "text in disorder", skipped[1], skipped[1]["reason"], done)
+    guarded.note("whole", "a loss that is no number", 31, skipped[0], skipped[0]["reason"], done)
+    guarded.note("whole", "text in disorder", 47, skipped[1], skipped[1]["reason"], done)
 
 
 def test_after_bad_steps_in_a_row_the_weights_from_before_come_back_and_the_data_goes_on(guarded):
@@ -120,7 +121,7 @@ def test_after_bad_steps_in_a_row_the_weights_from_before_come_back_and_the_data
     assert trainer["optimizer_steps"] == STEPS - 2 - 8
     assert trainer["sequences"] == STEPS * SEQUENCES
     done = "weights of step 60 came back, the sequences of steps 61 to 68 were left behind, the data went on"
-    guarded.note("whole", "four steps in a row without a number", rolled_back, rolled_back["reason"], done)
+    guarded.note("whole", "four steps in a row without a number", 65, rolled_back, rolled_back["reason"], done)
 
 
 def test_stopped_in_the_middle_of_trouble_and_started_again_every_bit_is_the_same(guarded):
@@ -161,7 +162,7 @@ def test_trouble_that_stays_goes_further_back_each_time_and_ends_the_run_with_th
     checkpoints = [event["checkpoint"] for event in guarded.events("hopeless", "rolled_back")]
     assert checkpoints == ["step-00000020", "step-00000010"]
     (failed,) = guarded.events("hopeless", "failed")
-    guarded.note("hopeless", "numbers that stay bad", failed, message, "two rollbacks, then exit 1")
+    guarded.note("hopeless", "numbers that stay bad", 25, failed, message, "two rollbacks, then exit 1")
 
 
 def test_without_a_checkpoint_from_before_the_run_ends(guarded):
@@ -198,7 +199,9 @@ def test_a_slow_rank_is_named_and_a_rank_alone_never(guarded):
     # On a busy machine the other rank may be slow for a while too, and is then named as rightly.
     (slow,) = [event for event in guarded.events("two", "straggler") if event["rank"] == 1][:1]
     told = f"rank 1 takes {slow['ratio']} times as long"
-    guarded.note("two", "a rank 30 ms slower in each step", slow, told, "named at the next judgement, every 32 steps")
+    guarded.note(
+        "two", "a rank 30 ms slower in each step", 33, slow, told, "named at the next judgement, every 32 steps"
+    )
     assert slow["ratio"] > 1.5 and slow["seconds"] > 0.03
     assert "straggler" in (guarded.folder / "runs/two/report.html").read_text()
     assert guarded.events("whole", "straggler") == []
