@@ -73,7 +73,13 @@ def guarded(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Gu
         typed("parts", **TROUBLE),
         typed("hopeless", "guard.rollbacks=2", nan=[sequences(25, STEPS)]),
         typed("early", nan=[sequences(3, STEPS)]),
-        typed("rejecting", "steps=30", nan=[sequences(25, 28)], damaging=[sequences(24, 24)]),
+        typed(
+            "rejecting",
+            "steps=30",
+            "checkpoint.asynchronous=false",
+            nan=[sequences(25, 28)],
+            damaging=[sequences(24, 24)],
+        ),
         typed("limited", "time_limit=00:00:11"),
     ]
     ends = run_all(python(script), runs, folder)
