@@ -39,8 +39,9 @@ test: $(READY)
 # Random cases of the order and faults of the disk: 25 times as many as in `make test`. Kills of `prepare` and of `train`:
 # 100 each. Lost ranks. Every guarantee is broken on purpose, in a copy. Ends with tables of what was found.
 soak: $(READY)
-	HEADRACE_SOAK=25 $(BIN)/python -m pytest tests/system tests/data_pipeline/test_order.py tests/train/telemetry \
-		tests/data_pipeline/preparation/slurm tests/train/checkpoint/test_faults.py
+	HEADRACE_SOAK=25 $(BIN)/python -m pytest tests/system tests/data_pipeline/test_order.py \
+		tests/data_pipeline/test_store.py tests/data_pipeline/preparation/slurm tests/train/telemetry \
+		tests/train/checkpoint/test_faults.py
 
 DATASET ?= datasets/python_docs
 bench: $(READY)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hosts import Hosts, hosts, why_no_hosts
 from hypothesis import settings
 from small_data import make_dataset, make_mixed_dataset, walking_texts
 from soak import soaking, tables
@@ -54,6 +56,15 @@ def mixed_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_dataset(small_dataset: Path, tmp_path: Path) -> Path:
     """A copy of the small dataset, to be damaged."""
     return Path(shutil.copytree(small_dataset, tmp_path / "own-dataset"))
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[Hosts]:
+    """Two hosts with a network between them, where this machine can have them."""
+    if reason := why_no_hosts():
+        pytest.skip(reason)
+    with hosts(2) as running:
+        yield running
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

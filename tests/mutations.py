@@ -94,6 +94,22 @@ MUTATIONS = [
     ),
     Mutation(
         "durable",
+        "the last but one checkpoint goes before the last is read back",
+        "train/checkpoint/retention.py",
+        "contents=contents[path]",
+        "contents=path != written",
+        "tests/train/checkpoint/test_retention.py",
+    ),
+    Mutation(
+        "durable",
+        "ranks that are started again read the addresses of dead ones",
+        "train/distributed.py",
+        'if store.check([f"{call}/all"]) and name in store.get(f"{call}/all").decode().split():',
+        'if store.check([f"{call}/all"]):',
+        "tests/train/test_distributed.py",
+    ),
+    Mutation(
+        "durable",
         "half a save is taken for a checkpoint",
         "train/checkpoint/folder.py",
         r're.fullmatch(r"step-\d{8,}", path.name)',

@@ -99,8 +99,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/graphql"):
             return self.answer({"data": self.query(content.get("query", ""), content.get("variables") or {})})
         if found := re.search(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):
-            rows = (content.get("files") or {}).get("wandb-history.jsonl", {}).get("content", [])
-            self.server.history.setdefault(found[1], []).extend(map(json.loads, rows))
+            sent = (content.get("files") or {}).get("wandb-history.jsonl", {})
+            history, at = self.server.history.setdefault(found[1], []), sent.get("offset", 0)
+            rows = [json.loads(row) for row in sent.get("content", [])]
+            # As wandb's own: a line has its number, and what is sent again replaces what was there.
+            history[at : at + len(rows)] = rows
         self.answer({"exitcode": None, "limits": {}})
 
     def query(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +15,8 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from data_pipeline.foundation.errors import Failure, ToldElsewhere, UserError
+
+POLL_SECONDS = 0.05
 
 
 @dataclass
@@ -109,7 +113,7 @@ def join_world(config: ClusterConfig) -> World:
 
     Raises:
         UserError: the launcher's variables are incomplete.
-        Failure: there are fewer GPUs than local ranks.
+        Failure: there are fewer GPUs than local ranks, or the other processes can't be reached.
     """
     rank, local_rank, size = _from_environment("RANK", 0), _from_environment("LOCAL_RANK", 0), launched_size()
     torch.set_num_threads(config.threads or _fair_threads(size))
@@ -135,8 +139,41 @@ def join_world(config: ClusterConfig) -> World:
                 raise UserError(
                     f"WORLD_SIZE={size} is set but {name} is not: start with torchrun or deepspeed, or unset WORLD_SIZE"
                 )
-        distributed.init_process_group(backend, timeout=timeout)
+        try:
+            store, *_ = next(distributed.rendezvous("env://", timeout=timeout))
+            fresh = fresh_store(store, rank, size, timeout)
+            distributed.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=timeout)
+        except RuntimeError as error:
+            at, reason = "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ), str(error).splitlines()[0]
+            raise Failure(
+                f"rank {rank} can't meet the other {size - 1} by {at}: {reason}. See that all were started and reach "
+                "each other, then start the run again"
+            ) from None
     return World(rank, local_rank, size, device)
+
+
+def fresh_store(store: distributed.Store, rank: int, size: int, timeout: timedelta) -> distributed.Store:
+    """Return a part of a launcher's store, the same on every rank, that holds nothing yet.
+
+    torchrun hands a job that it starts again the store of the one before, with the addresses of processes that are
+    dead: who is quick reads them and can't connect. So rank 0 calls under a name of its own, each rank answers with a
+    name of its own, and believes only a list in which that is.
+
+    Raises:
+        RuntimeError: some rank doesn't come.
+    """
+    name, until = secrets.token_hex(8), time.monotonic() + timeout.total_seconds()
+    if rank == 0:
+        store.set("headrace", name)
+        store.set(f"{name}/all", " ".join(store.get(f"{name}/{other}").decode() for other in range(1, size)))
+        return distributed.PrefixStore(name, store)
+    while time.monotonic() < until:
+        call = store.get("headrace").decode()
+        store.set(f"{call}/{rank}", name)
+        if store.check([f"{call}/all"]) and name in store.get(f"{call}/all").decode().split():
+            return distributed.PrefixStore(call, store)
+        time.sleep(POLL_SECONDS)
+    raise RuntimeError(f"they have not all come in {timeout.total_seconds():.0f} s (cluster.timeout_seconds)")
 
 
 def _fair_threads(size: int) -> int:

@@ -85,7 +85,8 @@ class OwnHeartbeat:
     def close(self, in_good_order: bool = True) -> None:
         """Leave; if not in good order, the file stays and this rank counts as dead."""
         if in_good_order:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._path.unlink()
         os.close(self._descriptor)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,10 +36,12 @@ from train.stragglers import Stragglers
 from train.telemetry.run_record import RunRecord
 from train.time_limit import TimeLimit
 from train.validation import Validation
-from train.watchdog import Watchdog
+from train.watchdog import RankLost, Watchdog
 
 STATE_BYTES = 12
 """Of a checkpoint, per parameter: its float32 weight and two moments."""
+PATIENCE, LOST_PATIENCE = 10.0, 3.0
+"""Seconds that a run that breaks off waits for its ranks' parts of a checkpoint, and where one of them is gone."""
 
 
 class Trainer:
@@ -63,14 +65,8 @@ class Trainer:
         if self.found.checkpoint is None and (remote := self.remote) is not None:
             self.found = world.on_main(lambda: self._fetch_checkpoint(remote))
         self.watchdog = Watchdog(self.run.path, world, self.config.cluster.hang_seconds)
-        try:
+        with self._explaining(lambda _: self.watchdog.close()):
             self._start(composed, prepared, world)
-        except BaseException as error:
-            explained = self.watchdog.explain(error)
-            self.watchdog.close()
-            if explained is error:
-                raise
-            raise explained from error
 
     def _start(self, composed: Composed[TrainConfig], prepared: Prepared, world: World) -> None:
         """Build everything, and bring it to where the run goes on."""
@@ -97,7 +93,7 @@ class Trainer:
         elif prepared.start is not None:
             load_weights(self.engine, prepared.start.checkpoint)
         saving = self.config.checkpoint
-        self.saved_step = self.first_step = self.state.step
+        self.saved_step = self.first_step = self.compared_step = self.state.step
         self.save_began = 0.0
         self.uploader = None
         if self.remote is not None and world.is_main:
@@ -126,22 +122,16 @@ class Trainer:
         with StopRequests() as requests, record:
             record.begin(self.found)
             try:
-                while self.state.step < config.steps:
-                    self.step()
-                    self._go_on_saving()
-                    reason = self._reason_to_stop(requests)
-                    if reason and self.state.step < config.steps:
-                        return self._end("stopped", EXIT_STOPPED_EARLY, reason=reason)
-                    if self._due(config.checkpoint.every) and self.state.step < config.steps:
-                        self.save(background=config.checkpoint.asynchronous)
-                return self._end("finished", 0)
-            except BaseException as error:
-                self.writer.abandon()
-                explained = self.watchdog.explain(error)
-                record.failed(self.state.step, explained)
-                if explained is error:
-                    raise
-                raise explained from error
+                with self._explaining(self._break_off):
+                    while self.state.step < config.steps:
+                        self.step()
+                        self._go_on_saving()
+                        reason = self._reason_to_stop(requests)
+                        if reason and self.state.step < config.steps:
+                            return self._end("stopped", EXIT_STOPPED_EARLY, reason=reason)
+                        if self._due(config.checkpoint.every) and self.state.step < config.steps:
+                            self.save(background=config.checkpoint.asynchronous)
+                    return self._end("finished", 0)
             finally:
                 self.watchdog.close()
                 self.stream.close()
@@ -177,7 +167,7 @@ class Trainer:
             self.record.straggler(step, slow)
         self._remember(step, result, numbers)
         if self._due(config.guard.replica_check_every):
-            check_replicas(self.engine)
+            self._compare_replicas()
         row: dict[str, Any] = {
             "step": step,
             "tokens": self.state.tokens,
@@ -207,7 +197,7 @@ class Trainer:
                 return
             self.watchdog.at(self.state.step, "saving", is_slow=True)
             if self.config.guard.replica_check_every:
-                check_replicas(self.engine)
+                self._compare_replicas()
             self.save_began = time.perf_counter()
             state = replace(
                 self.state,
@@ -249,6 +239,28 @@ class Trainer:
         self._go_on_saving()
         self.record.end(status, self.state.step, exit_code, **details)
         return exit_code
+
+    @contextmanager
+    def _explaining(self, last_act: Callable[[BaseException], None]) -> Iterator[None]:
+        """Raise, instead of an error, what it comes from, after a last act."""
+        try:
+            yield
+        except BaseException as error:
+            explained = self.watchdog.explain(error)
+            last_act(explained)
+            if explained is error:
+                raise
+            raise explained from error
+
+    def _break_off(self, error: BaseException) -> None:
+        """Publish what is being saved, if it is whole on every rank, and record why the run ends."""
+        self._published(self.writer.abandon(LOST_PATIENCE if isinstance(error, RankLost) else PATIENCE))
+        self.record.failed(self.state.step, error)
+
+    def _compare_replicas(self) -> None:
+        if self.compared_step != self.state.step:
+            check_replicas(self.engine)
+            self.compared_step = self.state.step
 
     def _find_checkpoint(self) -> Found:
         """Find where to go on from.
@@ -309,6 +321,7 @@ class Trainer:
             self.world,
             lambda number: every > 0 and number % every == 0 and self.guard.may_return_to(number),
         )
+        self.record.rejected(step, found)
         if found.checkpoint is None:
             raise given_up(step, reason, "there is no good checkpoint from before them")
         self.watchdog.at(step, "rolling back", is_slow=True)

@@ -40,6 +40,10 @@ OWN_WATCH_SECONDS = 30.0
 """How much later than this thread Python's own watchdog acts."""
 
 
+class RankLost(Failure):
+    """The run is over because a rank hangs or is gone."""
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where the main thread is."""
@@ -86,14 +90,16 @@ class Watchdog:
     def explain(self, error: BaseException) -> BaseException:
         """Return what an error that ends this rank comes from, and stop watching.
 
-        Where another rank is gone, that is a Failure which names it; else the error itself, which then is what the
+        Where another rank is gone, that is a RankLost which names it; else the error itself, which then is what the
         others are told of this rank.
         """
         if self._world.size > 1 and isinstance(error, RuntimeError) and (verdict := self._await_verdict()):
             self._closed.set()
-            return Failure(f"{verdict}. Start the run again: it goes on from its newest checkpoint")
+            return RankLost(f"{verdict}. Start the run again: it goes on from its newest checkpoint")
         self._closed.set()
         self._failure = f"failing: {error}"[:FAILURE_CHARACTERS]
+        self.at(self._at.step, "breaking off", is_slow=True)
+        self._beat(0.0)
         return error
 
     def close(self) -> None:
@@ -104,11 +110,14 @@ class Watchdog:
         self._thread.join(timeout=10)
         faulthandler.cancel_dump_traceback_later()
         self._stacks.close()
-        if self._dump.stat().st_size == 0:
-            self._dump.unlink()
-        if self._failure:
-            at = self._at
-            self._own.write(at.step, at.place, self._failure, time.monotonic() - at.since)
+        # Each as far as the disk lets us: what ends the run is told by others.
+        with contextlib.suppress(OSError):
+            if self._dump.stat().st_size == 0:
+                self._dump.unlink()
+        with contextlib.suppress(OSError):
+            if self._failure:
+                at = self._at
+                self._own.write(at.step, at.place, self._failure, time.monotonic() - at.since)
         self._own.close(in_good_order=not self._failure)
         for folder in (self._hangs, self._beats):
             with contextlib.suppress(OSError):  # not empty, or gone with another rank

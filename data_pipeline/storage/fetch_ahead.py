@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.manifest import StoredFile
 from data_pipeline.storage.dataset_files import NoRoom
 
@@ -46,8 +45,9 @@ class FetchAhead:
                 # What comes behind it is less urgent; the reader will ask again.
                 with self._lock:
                     self._wanted.clear()
-            except (UserError, Failure):
-                self._failed.add(file)
+            except Exception:  # of any kind: the thread must live on, or be counted out
+                with self._lock:
+                    self._failed.add(file)
 
     def _next(self) -> StoredFile | None:
         with self._lock:

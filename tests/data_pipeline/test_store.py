@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from commands import flip_a_bit
 from plain_reading import plain_blocks
+from soak import examples, note
 
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.manifest import load_manifest
@@ -81,6 +82,21 @@ def test_a_damaged_shard_or_index_is_named_before_a_token_of_it_is_used(own_data
     assert not out.any()
     store.read(pieces_of((0, 0, 0, 0, 0, 3)), out)  # the other shards stay readable
     assert out.any()
+
+
+@pytest.mark.parametrize("name", ["train-000001.tar", "train-000001.idx"])
+def test_every_flipped_bit_of_a_shard_or_index_is_noticed_headers_too(own_dataset, name):
+    path, manifest = own_dataset / name, load_manifest(own_dataset)
+    whole, draw = path.read_bytes(), np.random.default_rng(8)
+    header = draw.integers(8 * 512, size=examples(20))  # of the tar's first member, or the index's
+    for bit in [*header.tolist(), *draw.integers(8 * len(whole), size=examples(180)).tolist()]:
+        damaged = bytearray(whole)
+        damaged[bit // 8 % len(whole)] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        store = Store(LocalFiles(own_dataset), manifest, "train")
+        with pytest.raises(Failure, match=re.escape(str(path))):
+            store.read(pieces_of((0, 0, 1, 0, 0, 3)), np.zeros((1, 3), store.dtype))
+    note("Faults of storage", of=name, fault="a flipped bit", tried=examples(200), outcome="named, no token used")
 
 
 def test_only_what_is_read_is_opened(own_dataset):

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ import train.trainer
 from data_pipeline.foundation.configuration import compose_configuration
 from data_pipeline.foundation.errors import Failure, ToldElsewhere
 from data_pipeline.loader import Batch
+from train.checkpoint.folder import list_checkpoints
+from train.checkpoint.part import Part
 from train.distributed import World, join_world, launched_size, leave_world
 from train.objective import Objective, build_objective
 from train.preflight import prepare_run
@@ -36,19 +39,24 @@ class Disturbance:
         nan: ranges of sequences, from one up to another, with a loss that is no number.
         shuffled: ranges of sequences whose tokens come in disorder.
         slow: ranges of sequences that take the last rank 30 ms longer.
+        damaging: ranges of sequences, with the first of which the newest checkpoint loses a file.
+        slow_disk: seconds that each rank's part of a checkpoint takes longer.
     """
 
     typed: list[str]
     nan: list[list[int]] = field(default_factory=list)
     shuffled: list[list[int]] = field(default_factory=list)
     slow: list[list[int]] = field(default_factory=list)
+    damaging: list[list[int]] = field(default_factory=list)
+    slow_disk: float = 0.0
 
 
 class Disturbed:
     """An objective that does to a batch what a disturbance says."""
 
-    def __init__(self, objective: Objective, disturbance: Disturbance, world: World):
+    def __init__(self, objective: Objective, disturbance: Disturbance, world: World, checkpoints: Path):
         self._objective, self._disturbance, self._world = objective, disturbance, world
+        self._checkpoints = checkpoints
 
     def target_count(self, batch: Batch) -> int:
         return self._objective.target_count(batch)
@@ -58,6 +66,8 @@ class Disturbed:
             return self._objective.summed_loss(model, batch)
         if touches(self._disturbance.slow, batch) and self._world.rank == self._world.size - 1:
             time.sleep(0.03)
+        if touches(self._disturbance.damaging, batch):
+            (list_checkpoints(self._checkpoints)[-1] / "model.json").unlink(missing_ok=True)
         if touches(self._disturbance.shuffled, batch):
             order = torch.randperm(batch.tokens.numel(), generator=torch.Generator().manual_seed(1))
             tokens = batch.tokens.flatten()[order].view_as(batch.tokens)
@@ -73,9 +83,19 @@ def touches(ranges: list[list[int]], batch: Batch) -> bool:
 def run(disturbance: Disturbance, world: World) -> tuple[int, str]:
     """Return how a run ended: its exit code and what it says."""
     composed = compose_configuration("train", disturbance.typed, TrainConfig)
-    train.trainer.build_objective = lambda *settings: Disturbed(build_objective(*settings), disturbance, world)
+    prepared = prepare_run(composed, launched_size())
+    train.trainer.build_objective = lambda *settings: Disturbed(
+        build_objective(*settings), disturbance, world, prepared.run.checkpoints
+    )
+    write = Part.write
+
+    def slowly(*part: Any) -> Any:
+        time.sleep(disturbance.slow_disk)
+        return write(*part)
+
     try:
-        return Trainer(composed, prepare_run(composed, launched_size()), world).train(), ""
+        with patch.object(Part, "write", slowly):
+            return Trainer(composed, prepared, world).train(), ""
     except (Failure, ToldElsewhere) as error:
         return error.exit_code, str(error)
 

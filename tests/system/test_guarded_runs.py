@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from commands import python, read_rows, run_command, torchrun
 from small_runs import SETTINGS, learnt
+from soak import note
+
+from train.checkpoint.folder import verify_checkpoint
 
 STEPS, SEQUENCES = 90, 8
 GUARDED = (
@@ -48,6 +51,13 @@ class Guarded:
         rows = read_rows(self.folder / "runs" / name / "events.jsonl")
         return [row for row in rows if row["kind"] in kinds]
 
+    def note(self, name: str, trouble: str, begins: int, event: dict[str, Any], told: str, done: str) -> None:
+        """Put into the soak's table what came of a trouble that begins with a step, and how long after that."""
+        rows = read_rows(self.folder / "runs" / name / "metrics.jsonl")
+        (ready,) = [row["time"] for row in rows if row["step"] == begins - 1]
+        seconds = event["time"] - ready
+        note("Troubles", trouble=trouble, seconds_to_detection=f"{seconds:.2f}", told=told, done=done)
+
 
 @pytest.fixture(scope="module")
 def guarded(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Guarded:
@@ -63,6 +73,13 @@ def guarded(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Gu
         typed("parts", **TROUBLE),
         typed("hopeless", "guard.rollbacks=2", nan=[sequences(25, STEPS)]),
         typed("early", nan=[sequences(3, STEPS)]),
+        typed(
+            "rejecting",
+            "steps=30",
+            "checkpoint.asynchronous=false",
+            nan=[sequences(25, 28)],
+            damaging=[sequences(24, 24)],
+        ),
         typed("limited", "time_limit=00:00:11"),
     ]
     ends = run_all(python(script), runs, folder)
@@ -74,6 +91,7 @@ def guarded(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Gu
     runs = [
         typed("two", "zero=2", slow=[sequences(33, STEPS)], **TROUBLE),
         typed("moved", "zero=3", "steps=90", **TROUBLE),
+        typed("broken", "guard.rollbacks=0", "checkpoint.every=5", nan=[sequences(7, STEPS)], slow_disk=2.0),
     ]
     return Guarded(folder, ends, run_all(torchrun(2, script), runs, folder))
 
@@ -91,6 +109,9 @@ def test_a_bad_step_is_skipped_and_its_sequences_are_named(guarded):
     assert [event["sequences"] for event in skipped[:2]] == [[240, 247], [368, 375]]
     assert "the loss is nan" in skipped[0]["reason"]
     assert "deviations above its median" in skipped[1]["reason"]
+    done = "the same step was skipped, its sequences named"
+    guarded.note("whole", "a loss that is no number", 31, skipped[0], skipped[0]["reason"], done)
+    guarded.note("whole", "text in disorder", 47, skipped[1], skipped[1]["reason"], done)
 
 
 def test_after_bad_steps_in_a_row_the_weights_from_before_come_back_and_the_data_goes_on(guarded):
@@ -105,6 +126,8 @@ def test_after_bad_steps_in_a_row_the_weights_from_before_come_back_and_the_data
     # Of 90 steps two were skipped alone, and those from 61 to 68 are as if they had never been.
     assert trainer["optimizer_steps"] == STEPS - 2 - 8
     assert trainer["sequences"] == STEPS * SEQUENCES
+    done = "weights of step 60 came back, the sequences of steps 61 to 68 were left behind, the data went on"
+    guarded.note("whole", "four steps in a row without a number", 65, rolled_back, rolled_back["reason"], done)
 
 
 def test_stopped_in_the_middle_of_trouble_and_started_again_every_bit_is_the_same(guarded):
@@ -121,7 +144,7 @@ def test_stopped_in_the_middle_of_trouble_and_started_again_every_bit_is_the_sam
 
 
 def test_two_processes_skip_and_roll_back_alike_also_from_what_one_saved_in_the_middle(guarded):
-    assert guarded.ends_of_two == [[0, ""], [0, ""]]
+    assert guarded.ends_of_two[:2] == [[0, ""], [0, ""]]
     losses = {
         name: [row["loss"] for row in learnt(guarded.folder / "runs" / name)] for name in ("whole", "two", "moved")
     }
@@ -144,6 +167,8 @@ def test_trouble_that_stays_goes_further_back_each_time_and_ends_the_run_with_th
     assert "up to step 36: the loss is nan; the run has rolled back 2 times" in message
     checkpoints = [event["checkpoint"] for event in guarded.events("hopeless", "rolled_back")]
     assert checkpoints == ["step-00000020", "step-00000010"]
+    (failed,) = guarded.events("hopeless", "failed")
+    guarded.note("hopeless", "numbers that stay bad", 25, failed, message, "two rollbacks, then exit 1")
 
 
 def test_without_a_checkpoint_from_before_the_run_ends(guarded):
@@ -152,8 +177,24 @@ def test_without_a_checkpoint_from_before_the_run_ends(guarded):
     assert "optimizer.learning_rate" in message
 
 
+def test_a_checkpoint_that_a_rollback_rejects_is_on_record(guarded):
+    assert guarded.ends[7] == [0, ""]
+    rejected, rolled_back = guarded.events("rejecting", "checkpoint_rejected", "rolled_back")
+    assert (rejected["checkpoint"], rejected["step"]) == ("step-00000020", 28)
+    assert "model.json is missing" in rejected["problems"][0]
+    assert rolled_back["checkpoint"] == "step-00000010"
+
+
+def test_ranks_that_give_up_together_publish_what_they_were_saving(guarded):
+    code, message = guarded.ends_of_two[2]
+    assert code == 1 and "up to step 10: the loss is nan" in message
+    saved, failed = guarded.events("broken", "checkpoint_saved", "failed")
+    assert (saved["checkpoint"], failed["step"]) == ("step-00000005", 10)
+    assert verify_checkpoint(guarded.folder / "runs/broken/checkpoints/step-00000005") == []
+
+
 def test_a_time_limit_leaves_with_a_checkpoint_and_75(guarded):
-    assert guarded.ends[7] == [75, ""]
+    assert guarded.ends[8] == [75, ""]
     (last,) = guarded.events("limited", "preempted")
     assert last["reason"] == "time_limit=00:00:11 is near"
     assert last["step"] < STEPS
@@ -163,6 +204,10 @@ def test_a_time_limit_leaves_with_a_checkpoint_and_75(guarded):
 def test_a_slow_rank_is_named_and_a_rank_alone_never(guarded):
     # On a busy machine the other rank may be slow for a while too, and is then named as rightly.
     (slow,) = [event for event in guarded.events("two", "straggler") if event["rank"] == 1][:1]
+    told = f"rank 1 takes {slow['ratio']} times as long"
+    guarded.note(
+        "two", "a rank 30 ms slower in each step", 33, slow, told, "named at the next judgement, every 32 steps"
+    )
     assert slow["ratio"] > 1.5 and slow["seconds"] > 0.03
     assert "straggler" in (guarded.folder / "runs/two/report.html").read_text()
     assert guarded.events("whole", "straggler") == []

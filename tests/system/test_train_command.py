@@ -86,6 +86,31 @@ def test_a_signal_ends_the_step_with_a_checkpoint_and_75(undisturbed, small_data
         assert_same_result(run, undisturbed(1))
 
 
+@long
+def test_a_second_signal_ends_a_save_at_once_and_the_checkpoint_before_is_good(undisturbed, small_dataset, tmp_path):
+    assert run_command(train_command(small_dataset, "checkpoint.every=0", "stop_after=4"), tmp_path).code == 75
+    run = tmp_path / "runs" / "run"
+    script = (
+        "import sys, time, train.__main__ as train; from train.checkpoint.part import Part;"
+        "write = Part.write; Part.write = lambda *told: (write(*told), time.sleep(600));"
+        "sys.exit(train.VERB.main(sys.argv[1:]))"
+    )
+    arguments = train_command(small_dataset, "checkpoint.every=0")[4:]
+    process = start_command(python("-c", script, *arguments), tmp_path)
+    try:
+        wait_until(lambda: rows_done(run) >= 7, process)
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: any((run / "checkpoints").glob("step-*.tmp/state-*")), process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 75
+    finally:
+        kill_all(process)
+    assert run_command(train_command(small_dataset), tmp_path).code == 0
+    (resumed,) = [row for row in read_rows(run / "events.jsonl") if row["kind"] == "resumed"][1:]
+    assert resumed["checkpoint"] == "step-00000004"
+    assert_same_result(run, undisturbed(1))
+
+
 def test_at_another_world_size_and_stage_the_run_goes_on_with_the_same_losses(undisturbed, small_dataset, tmp_path):
     run = copied(undisturbed(1), tmp_path, 20)
     moved = run_command(train_command(small_dataset, "zero=3", "batch.micro=4", ranks=2), tmp_path)

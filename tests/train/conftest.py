@@ -51,6 +51,7 @@ def saves(tmp_path_factory: pytest.TempPathFactory, small_dataset: Path) -> Trai
     by_ranks = {
         1: run_plans(folder, 1, [*(in_background(folder, 1, stage) for stage in (0, 3)), *begun(folder), *moved]),
         2: run_plans(folder, 2, [*(in_background(folder, 2, stage) for stage in (1, 3)),
+                                 {"name": "broken off", "steps": 3, "break_off": f"{folder}/broken-off"},
                                  {**move(folder, "3_offload", "1_offload"), "name": "two from one"}]),
     }  # fmt: skip
     return Trainings(folder, by_ranks)

@@ -55,6 +55,7 @@ class Plan:
         save_at: per step, the folder of checkpoints that one is written into.
         background_at: per step, the folder that a checkpoint is written into while training goes on.
         background_full_disk_at: the same, while files can't grow, on the ranks of `full_disk_ranks`.
+        break_off: folder that checkpoints are begun to be written into at the end, when the run breaks off, twice.
         load: checkpoint to go on from.
         refused_at: steps whose update is refused.
         nan_at: steps with a loss that is no number in the last micro-batch of the last rank.
@@ -74,6 +75,7 @@ class Plan:
     save_at: dict[str, str] = field(default_factory=dict)
     background_at: dict[str, str] = field(default_factory=dict)
     background_full_disk_at: dict[str, str] = field(default_factory=dict)
+    break_off: str | None = None
     load: str | None = None
     refused_at: list[int] = field(default_factory=list)
     nan_at: list[int] = field(default_factory=list)
@@ -159,10 +161,26 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
             result["background_refused"][step] = refused(saving, world.rank in plan.full_disk_ranks)
     if background and (published := background.wait()):
         result["published"]["end"] = published.name
+    if plan.break_off:
+        result["broken off"] = broken_off(writer_into(plan.break_off, engine, background=True), engine, plan.steps)
     if plan.corrupted:
         result["corruption"] = found_corruption(engine, plan.corrupted)
     engine.close()
     return result
+
+
+def broken_off(writer: CheckpointWriter, engine: Engine, step: int) -> list[str]:
+    """Break off in a save, first as if the last rank were gone, then on all ranks alike; return what is there."""
+    world, names = engine.world, []
+    for later, gone in enumerate((world.size - 1, None)):
+        writer.save(state_at(engine, step + later), background=True)
+        if world.rank == gone:
+            world.barrier()
+        published = writer.abandon(patience=60 if gone is None else 2)
+        names.append(published.name if published else "")
+        if world.rank != gone:
+            world.barrier()
+    return names
 
 
 class LastIsNan:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -114,47 +113,13 @@ def test_a_rank_that_fails_alone_tells_the_other_why(start, tmp_path):
     assert "failing: of its own making" in event["reason"]
 
 
-@pytest.fixture
-def cable() -> Iterator[tuple[list[list[str]], Callable[[], None]]]:
-    """Two network namespaces with a cable between them: how to run in each, and how to cut it."""
-    if os.geteuid() != 0 or not shutil.which("ip"):
-        pytest.skip("network namespaces need root and `ip`")
-    names = [f"headrace-{os.getpid()}-{side}" for side in "ab"]
-    ends = [f"hr{os.getpid() % 100000}{side}" for side in "ab"]
-
-    def ip(*arguments: str) -> None:
-        subprocess.run(["ip", *arguments], check=True, capture_output=True)
-
-    try:
-        try:
-            for name in names:
-                ip("netns", "add", name)
-            ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
-            for number, (name, end) in enumerate(zip(names, ends), 1):
-                ip("link", "set", end, "netns", name)
-                ip("-n", name, "address", "add", f"10.213.77.{number}/24", "dev", end)
-                ip("-n", name, "link", "set", end, "up")
-                ip("-n", name, "link", "set", "lo", "up")
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"no network namespaces here: {error.stderr.decode().strip()}")
-        inside = [["ip", "netns", "exec", name] for name in names]
-        yield inside, lambda: ip("-n", names[0], "link", "set", ends[0], "down")
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
-
-
-def test_a_network_that_is_cut_in_two_ends_both_sides(start, tmp_path, cable):
-    inside, cut = cable
-    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "10.213.77.1", "MASTER_PORT": "29511", "LOCAL_RANK": "0"}
-    ranks = [
-        start(
-            before=inside[rank], RANK=str(rank), GLOO_SOCKET_IFNAME=f"hr{os.getpid() % 100000}{'ab'[rank]}", **address
-        )
-        for rank in (0, 1)
-    ]
+def test_a_network_that_is_cut_in_two_ends_both_sides(start, tmp_path, two_hosts):
+    names = list(two_hosts.addresses)
+    address = {"WORLD_SIZE": "2", "MASTER_ADDR": two_hosts.addresses[names[0]], "MASTER_PORT": "29511"}
+    address |= {"LOCAL_RANK": "0", "GLOO_SOCKET_IFNAME": "eth0"}
+    ranks = [start(before=two_hosts.command(name, []), RANK=str(rank), **address) for rank, name in enumerate(names)]
     wait_for_step(tmp_path, 10)
-    cut()
+    two_hosts.cut(names[1])
     assert [process.wait(timeout=60) for process in ranks] == [EXIT_HUNG, EXIT_HUNG]
     (event,) = read_rows(tmp_path / "events.jsonl")
     assert event["kind"] == "hung" and "the network between them may be cut" in event["reason"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ def remove_old(folder: Path, rules: Retention, written: Path, in_use: Collection
     stays whatever the rules say.
 
     Args:
-        written: a moment ago, by this run, hashed on its way to the disk: only its files' sizes are looked at again.
+        written: a moment ago, by this run, hashed on its way to the disk. Its files' sizes are looked at again; where
+            no other would stay, all of it is read back from the disk first.
         in_use: checkpoints that something is reading.
     """
     checkpoints = [path for path in list_checkpoints(folder) if step_of(path) <= step_of(written)]
@@ -49,13 +51,28 @@ def remove_old(folder: Path, rules: Retention, written: Path, in_use: Collection
     doomed = [path for path in checkpoints if step_of(path) not in stay and path not in in_use]
     if not doomed:
         return []
-    good = next((path for path in reversed(checkpoints) if not verify_checkpoint(path, contents=path != written)), None)
+    others_stay = len(doomed) < len(checkpoints) - 1
+    if not others_stay:
+        _forget_in_memory(written)
+    contents = {path: path != written or not others_stay for path in checkpoints}
+    good = next((path for path in reversed(checkpoints) if not verify_checkpoint(path, contents=contents[path])), None)
     if good is None:
         return []
     removed = [path for path in doomed if path != good]
     for path in removed:
         remove_checkpoint(path)
     return removed
+
+
+def _forget_in_memory(checkpoint: Path) -> None:
+    """Have the next reading of a checkpoint come from the disk, as far as the system does so."""
+    for path in checkpoint.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
 
 
 def validation_loss(checkpoint: Path) -> float | None:

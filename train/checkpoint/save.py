@@ -10,12 +10,16 @@ from typing import Any
 import numpy
 import torch
 
-from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import text_hash
 from data_pipeline.foundation.places import check_place
 from data_pipeline.tokenization.tokenizer import Tokenizer
+from train.checkpoint.folder import TRAINER
 from train.checkpoint.retention import Retention
 from train.engine import Engine
+
+LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""What changes in DeepSpeed's loss scaler; the rest are its settings."""
 
 
 @dataclass
@@ -114,11 +118,19 @@ def loss_scaler_of(engine: Engine) -> dict[str, float]:
     """Return the state of fp16's dynamic loss scale, or nothing at other precisions."""
     if not engine.deepspeed.fp16_enabled():
         return {}
-    return {name: value for name, value in vars(_loss_scaler(engine)).items() if isinstance(value, int | float)}
+    scaler = vars(_loss_scaler(engine))
+    return {name: scaler[name] for name in LOSS_SCALER if name in scaler}
 
 
 def restore_loss_scaler(engine: Engine, state: dict[str, float]) -> None:
-    """Set fp16's dynamic loss scale; a checkpoint of another precision has none, and the scale starts anew."""
+    """Set fp16's dynamic loss scale; a checkpoint of another precision has none, and the scale starts anew.
+
+    Raises:
+        Failure: something else than its state is to be set.
+    """
+    for name, value in state.items():
+        if name not in LOSS_SCALER or type(value) not in (int, float):
+            raise Failure(f"the checkpoint's {TRAINER} sets {name}={value!r}, which is no state of fp16's loss scale")
     if engine.deepspeed.fp16_enabled():
         vars(_loss_scaler(engine)).update(state)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import shutil
+import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ import safetensors.torch
 
 from data_pipeline.foundation.background import Background, done_into
 from data_pipeline.foundation.errors import Failure
-from data_pipeline.foundation.files import fresh_folder, json_bytes
+from data_pipeline.foundation.files import fresh_folder, json_bytes, whole_file
 from train.checkpoint.folder import (
     FORMAT_VERSION,
     MODEL,
@@ -32,6 +33,8 @@ from train.checkpoint.pieces import owned_pieces, state_of
 from train.checkpoint.retention import Retention, remove_old
 from train.checkpoint.save import CheckpointContext, TrainerState, random_state
 from train.engine import Engine
+
+POLL_SECONDS = 0.05
 
 
 @dataclass
@@ -122,12 +125,42 @@ class CheckpointWriter:
             published = self._advance(background=False)
         return published
 
-    def abandon(self) -> None:
-        """Leave the save under way, because the run breaks off: publish it if no other rank is needed for that."""
-        if self._world.size == 1:
-            with contextlib.suppress(Failure):
-                self.wait()
-        self._pending = None
+    def abandon(self, patience: float) -> Path | None:
+        """End the save under way because the run breaks off; return the folder if rank 0 could still publish it.
+
+        Each rank that breaks off calls it, in its own time. They tell each other by files what they have written: in a
+        collective they might wait for one that is gone.
+
+        Args:
+            patience: seconds, for this rank's thread and for the files of others. A rank alone waits for its thread.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return None
+        until = time.monotonic() + patience
+        try:
+            done = pending.work.result(None if self._world.size == 1 else patience)
+            if not pending.publishing and self._world.is_main:
+                entries = done | self._entries_of_others(pending.staged, until)
+                self._publish(pending, self._manifest(pending.step, entries))
+            elif not pending.publishing:
+                with whole_file(_told_in(pending.staged, self._world.rank), durable=False) as file:
+                    file.write(json_bytes(done))
+        except Exception:  # of any kind: why the run breaks off is what has to be told
+            return None
+        return pending.final if self._world.is_main else None
+
+    def _entries_of_others(self, staged: Path, until: float) -> dict[str, Any]:
+        """Return what the other ranks tell in files of what they have written. Raises TimeoutError: one doesn't."""
+        paths = [_told_in(staged, rank) for rank in range(1, self._world.size)]
+        while not all(path.exists() for path in paths):
+            if time.monotonic() > until:
+                raise TimeoutError
+            time.sleep(POLL_SECONDS)
+        entries = {name: entry for path in paths for name, entry in json.loads(path.read_bytes()).items()}
+        for path in paths:
+            path.unlink()
+        return entries
 
     def _advance(self, background: bool) -> Path | None:
         """Take a save from written to being published, or from being published to published. Waits for the thread."""
@@ -202,6 +235,10 @@ class CheckpointWriter:
         except OSError as error:
             return f"rank 0: {error}"
         return None
+
+
+def _told_in(staged: Path, rank: int) -> Path:
+    return staged / f"part-{rank:05d}.json"
 
 
 def _outcome(work: Future[Any], rank: int) -> tuple[Any, str | None]:

@@ -63,9 +63,7 @@ class RunRecord(AbstractContextManager):
             return
         for line in self._prepared.lines(self._composed.value):
             say(escape(line))
-        for checkpoint, problems in found.rejected:
-            self._recorder.event("checkpoint_rejected", self._first_step, checkpoint=checkpoint.name, problems=problems)
-            say(escape(f"checkpoint {checkpoint.name} is not used: {'; '.join(problems)}"))
+        self.rejected(self._first_step, found)
         dropped = self._recorder.rewind(self._first_step)
         ranks = self._world.size
         if found.checkpoint is None:
@@ -78,6 +76,13 @@ class RunRecord(AbstractContextManager):
             self._recorder.event("resumed", self._first_step, checkpoint=name, steps_redone=dropped, ranks=ranks)
             say(escape(f"going on from {found.checkpoint}"))
         self._closing.enter_context(self._display)
+
+    def rejected(self, step: int, found: Found) -> None:
+        """Record which checkpoints were not whole when one was looked for."""
+        if self._world.is_main:
+            for checkpoint, problems in found.rejected:
+                self._recorder.event("checkpoint_rejected", step, checkpoint=checkpoint.name, problems=problems)
+                self._display.note(f"checkpoint {checkpoint.name} is not used: {'; '.join(problems)}")
 
     def row(self, row: dict[str, Any]) -> None:
         """Record what a step measured."""

@@ -3,6 +3,9 @@
 wandb lives in a process of its own, fed through a queue that never blocks: its import, its network, its hooks on
 `sys.exit` and its waiting at exit can't stop, slow or fail training, and when training is killed it still writes down
 all it was given. This file is that process's program too (see `_serve`), so it imports the standard library alone.
+
+What the server did not take is kept in the run's folder and sent in the order in which it was recorded: before a later
+start goes online, and at the run's end. While something earlier waits, the run records offline.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ QUEUE_ROWS = 10_000
 FINISH_SECONDS = 20.0
 INIT_SECONDS = 15.0
 UPLOAD_SECONDS = 15.0
+SEND_SECONDS = 30
+"""For what earlier starts have kept, before this one goes online: its rows wait, training doesn't. The next goes on."""
+SEND_AT_END_SECONDS = 12
 
 
 @dataclass
@@ -128,6 +134,7 @@ class WandbTracker:
                 "resume_step": resume_step,
                 "trainer": os.getpid(),
                 "init_seconds": INIT_SECONDS,
+                "send_seconds": SEND_SECONDS,
             }
         except OSError as error:
             self._report(f"wandb can't start: {error}")
@@ -153,7 +160,7 @@ class WandbTracker:
         if self._process is not None and self._process.poll() is None:
             self._report(
                 f"wandb isn't done after {FINISH_SECONDS:.0f} s and is left behind. What it had by then is kept, and "
-                f"`wandb sync --no-skip-online {self._folder}/wandb/run-*` sends it later"
+                f"sent when the run is started again, or by `wandb sync --no-skip-online {self._folder}/wandb/run-*`"
             )
             self._process.kill()
         if self.dropped:
@@ -252,9 +259,20 @@ def _serve() -> int:
         log = os.open(logs / "headrace.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        run = _open_run(start, report)
+        wants_online, run = _open_run(start, report)
         exit_code = _record(run, start["resume_step"], report)
         run.finish(exit_code=exit_code)
+        if wants_online and run.offline:
+            _send_kept(start, SEND_AT_END_SECONDS)
+        elif wants_online:
+            # By wandb's own sign, which `wandb sync` leaves and looks for.
+            Path(run.settings.sync_file).with_suffix(".wandb.synced").touch()
+    except TimeoutError:
+        by_hand = f"`wandb sync --no-skip-online {start['folder']}/wandb/run-*`"
+        report(
+            f"wandb's server didn't take all; the rest is kept and sent when the run is started again, or by {by_hand}"
+        )
+        return 1
     except ImportError as error:
         report(f"wandb can't be imported ({error}); `pip install wandb`, or set tracker=none")
         return 1
@@ -264,7 +282,8 @@ def _serve() -> int:
     return 0
 
 
-def _open_run(start: dict[str, Any], report: Callable[[str], None]) -> Any:
+def _open_run(start: dict[str, Any], report: Callable[[str], None]) -> tuple[bool, Any]:
+    """Return whether the run is meant to be online, and the run, which records offline where it can't be."""
     import wandb
 
     mode: Any = start["mode"] or os.environ.get("WANDB_MODE") or ("online" if _logged_in(wandb) else "offline")
@@ -275,6 +294,7 @@ def _open_run(start: dict[str, Any], report: Callable[[str], None]) -> Any:
         disable_code=True,
         init_timeout=start["init_seconds"],
         finish_timeout=UPLOAD_SECONDS,
+        finish_timeout_raises=True,
         stop_fn=lambda: None,
         x_stats_pid=start["trainer"],
     )
@@ -294,16 +314,40 @@ def _open_run(start: dict[str, Any], report: Callable[[str], None]) -> Any:
             settings=settings,
         )
 
+    later = f"and sends it when the run starts again or ends, or by `wandb sync {start['folder']}/wandb/offline-run-*`"
+    if mode != "online":
+        return False, init(mode)
+    if not _send_kept(start, start["send_seconds"]):
+        report(f"wandb can't send what earlier starts have kept, so it records offline, {later}")
+        return True, init("offline")
     try:
-        return init(mode)
+        return True, init(mode)
     except Exception as error:
-        if mode == "offline":
-            raise
-        later = f"wandb sync {start['folder']}/wandb/offline-run-*"
-        report(f"wandb can't go online ({error}); it records offline, and `{later}` sends it later")
+        report(f"wandb can't go online ({error}); it records offline, {later}")
         # The service still holds the run's id from the try that failed; only a new service gives it out again.
         wandb.teardown()
-        return init("offline")
+        return True, init("offline")
+
+
+def _kept(start: dict[str, Any]) -> list[Path]:
+    """Return what earlier starts of the run have recorded and not sent, from the first on."""
+    files = Path(start["folder"]).glob(f"wandb/*run-*-{start['id']}/run-{start['id']}.wandb")
+    unsent = [path for path in files if not path.with_suffix(".wandb.synced").exists()]
+    return sorted(unsent, key=lambda path: path.parent.name.removeprefix("offline-"))
+
+
+def _send_kept(start: dict[str, Any], seconds: int) -> bool:
+    """Send what is kept by `wandb sync`, which knows how far each was sent; return whether nothing is left."""
+    if files := _kept(start):
+        # The alarm ends it even if this process is gone by then.
+        program = f"import signal; signal.alarm({seconds}); from wandb.cli.cli import cli; cli()"
+        subprocess.run(
+            [sys.executable, "-P", "-c", program, "sync", "--no-skip-online", *map(str, files)],
+            cwd=start["folder"],
+            stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGALRM, signal.SIG_DFL),
+        )
+    return not _kept(start)
 
 
 def _logged_in(wandb: Any) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from train.checkpoint.folder import list_checkpoints, verify_checkpoint
+from train.checkpoint.folder import list_checkpoints, load_checkpoint_manifest, verify_checkpoint
 
 SHAPES = [(1, 0), (1, 3), (2, 1), (2, 3)]
 
@@ -41,6 +41,14 @@ def test_a_disk_that_fills_up_in_the_background_is_told_and_leaves_the_rest_alon
     folder = saves.folder / f"{ranks}-{stage}-background"
     assert sorted(path.name for path in folder.iterdir()) == [f"step-{step:08d}" for step in (4, 8, 12)]
     assert all(verify_checkpoint(checkpoint) == [] for checkpoint in list_checkpoints(folder))
+
+
+def test_a_run_that_breaks_off_publishes_what_every_rank_has_written_and_waits_for_no_rank_that_is_gone(saves):
+    assert saves.by_ranks[2]["broken off"]["broken off"] == ["", "step-00000004"]
+    assert sorted(path.name for path in (saves.folder / "broken-off").iterdir()) == ["step-00000004"]
+    checkpoint = saves.checkpoint("broken-off", 4)
+    assert verify_checkpoint(checkpoint) == []
+    assert set(files(checkpoint)) == {"manifest.json", *load_checkpoint_manifest(checkpoint).files}
 
 
 def test_losses_are_the_same_whichever_way_and_wherever_is_saved(saves):

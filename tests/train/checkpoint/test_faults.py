@@ -17,7 +17,7 @@ import pytest
 import torch
 from checkpoints import FILES, flip, publish
 from commands import clean_environment
-from soak import examples
+from soak import examples, note
 
 from train.checkpoint.folder import verify_checkpoint
 from train.checkpoint.load import find_newest_whole
@@ -37,6 +37,10 @@ def assert_named_and_survived(damaged: Path, older: Path, name: str) -> None:
     assert str(damaged / name) in problem or (name == "manifest.json" and str(damaged) in problem)
 
 
+def note_fault(name: str, fault: str, tried: int) -> None:
+    note("Faults of storage", of=name, fault=fault, tried=tried, outcome="named, the checkpoint before it used")
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_every_flipped_bit_is_noticed(tmp_path, name):
     older, newer = publish(tmp_path, 1), publish(tmp_path, 2)
@@ -47,12 +51,13 @@ def test_every_flipped_bit_is_noticed(tmp_path, name):
         assert_named_and_survived(newer, older, name)
         (newer / name).write_bytes(whole)
     assert verify_checkpoint(newer) == []
+    note_fault(name, "a flipped bit", len(bits))
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_cut_and_every_hole_is_noticed(tmp_path, name):
     older, newer = publish(tmp_path, 1), publish(tmp_path, 2)
-    whole = (newer / name).read_bytes()
+    whole, tried = (newer / name).read_bytes(), 1
     chance = random.Random(name)
     for at in [0, len(whole) - 1, *chance.choices(range(len(whole)), k=examples(20))]:
         end = max(at + 1, chance.randrange(len(whole) + 1))
@@ -61,9 +66,11 @@ def test_every_cut_and_every_hole_is_noticed(tmp_path, name):
         for content in holes:
             if content != whole:
                 (newer / name).write_bytes(content)
+                tried += 1
                 assert_named_and_survived(newer, older, name)
     (newer / name).unlink()
     assert_named_and_survived(newer, older, name)
+    note_fault(name, "cut short, zeros, missing", tried)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -106,6 +113,8 @@ def test_without_room_a_save_is_refused_before_a_byte_and_with_just_enough_it_is
         assert "checkpoint step-00000002 could not be saved" in message
         assert "earlier checkpoints are untouched" in message
     assert small_disk["written while refused"] == 0
+    tried, fault = len(small_disk["room"]) - 1, "too little room"
+    note("Faults of storage", of="a save", fault=fault, tried=tried, outcome="refused before its first byte")
 
 
 def test_a_disk_that_fills_up_at_any_write_is_named_and_leaves_nothing(small_disk):
@@ -115,6 +124,8 @@ def test_a_disk_that_fills_up_at_any_write_is_named_and_leaves_nothing(small_dis
         assert "No space left on device" in message and "step-00000002 could not be saved" in message
         assert left == ["step-00000001"]
     assert small_disk["problems"] == []
+    tried, fault = len(small_disk["filled"]), "the disk fills up on the way"
+    note("Faults of storage", of="a save", fault=fault, tried=tried, outcome="named, earlier checkpoints untouched")
 
 
 def test_a_read_only_folder_is_named(small_disk):

@@ -47,6 +47,15 @@ def test_the_newest_that_verifies_stays_where_the_newer_ones_are_damaged(tmp_pat
     assert steps_in(tmp_path) == [2, 4]
 
 
+def test_the_last_but_one_goes_only_when_the_last_is_read_back_whole(tmp_path):
+    publish(tmp_path, 1)
+    newest = publish(tmp_path, 2)
+    flip(newest / "state-00000-of-00002.safetensors", 999)
+    assert remove_old(tmp_path, Retention(1), newest) == [] and steps_in(tmp_path) == [1, 2]
+    remove_old(tmp_path, Retention(1), publish(tmp_path, 3))
+    assert steps_in(tmp_path) == [3]
+
+
 def test_nothing_goes_where_none_is_good(tmp_path):
     for step in (1, 2, 3):
         newest = publish(tmp_path, step)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,8 +12,6 @@ from wandb_server import wandb_server
 from train.telemetry import trackers
 from train.telemetry.trackers import TrackerConfig, open_tracker
 
-STEPS = list(range(1, 11))
-
 
 @pytest.fixture(autouse=True)
 def logged_in(monkeypatch, tmp_path):
@@ -24,44 +20,70 @@ def logged_in(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
     monkeypatch.setattr(trackers, "INIT_SECONDS", 2.0)
-    monkeypatch.setattr(trackers, "FINISH_SECONDS", 12.0)
+    monkeypatch.setattr(trackers, "SEND_SECONDS", 3)
 
 
-def run_of_ten_steps(folder, while_running=lambda: None):
-    """Log ten steps; return the tracker, and the longest that a call took before the end."""
-    tracker = open_tracker(TrackerConfig(), folder, "run", {}, 0)
+def train_to(step, folder, while_running=lambda tracker: None):
+    """Log the ten steps up to one, in a start of their own; return the tracker, and the longest that a call took."""
+    tracker = open_tracker(TrackerConfig(), folder, "run", {}, step - 10)
     longest = 0.0
-    for step in STEPS:
+    for each in range(step - 9, step + 1):
         began = time.monotonic()
-        tracker.log(step, {"loss": 1 / step})
+        tracker.log(each, {"loss": 1 / each})
         longest = max(longest, time.monotonic() - began)
-    while_running()
+    while_running(tracker)
     tracker.finish(0)
     return tracker, longest
 
 
-def synced_steps(server, folder, *arguments):
-    """Send what is kept, as the message says; return the steps that have arrived."""
-    command = [sys.executable, "-m", "wandb", "sync", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+def steps_at(server):
     [rows] = server.history.values()
     return [row["_step"] for row in rows]
 
 
-@pytest.mark.parametrize("mood", ["failing", "forbidding", "hanging"])
-def test_what_a_server_does_not_take_is_kept_and_sent_later(tmp_path, monkeypatch, capsys, mood):
-    with wandb_server(mood) as server:
+def heal(server):
+    server.mood = "well"
+    server.healed.set()
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def test_what_a_server_does_not_take_is_kept_for_a_start_when_it_does(tmp_path, monkeypatch, capsys):
+    with wandb_server("forbidding") as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        tracker, longest = run_of_ten_steps(tmp_path)
+        tracker, longest = train_to(10, tmp_path)
         assert longest < 1
         assert "can't go online" in tracker.problem
         assert f"wandb sync {tmp_path}/wandb/offline-run-*" in tracker.problem
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("tracker: ") and "Training goes on" in line
-        server.mood = "well"
-        server.healed.set()
-        assert synced_steps(server, tmp_path, *map(str, tmp_path.glob("wandb/offline-run-*"))) == STEPS
+        again, longest = train_to(20, tmp_path)
+        assert longest < 1 and "can't send what earlier starts have kept" in again.problem
+        heal(server)
+        third, _ = train_to(30, tmp_path)
+        assert third.problem is None
+        assert steps_at(server) == list(range(1, 31))
+        train_to(40, tmp_path)
+        assert steps_at(server) == list(range(1, 41)), "what has been sent is not sent again"
+
+
+@pytest.mark.parametrize("mood", ["failing", "hanging"])
+def test_what_a_server_does_not_take_is_sent_at_the_end_if_it_does_by_then(tmp_path, monkeypatch, mood):
+    with wandb_server(mood) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+
+        def heal_when_told(tracker):
+            wait_for(lambda: tracker.problem)
+            heal(server)
+
+        tracker, longest = train_to(10, tmp_path, heal_when_told)
+        assert longest < 1 and "can't go online" in tracker.problem
+        assert steps_at(server) == list(range(1, 11))
 
 
 @long
@@ -69,21 +91,19 @@ def test_a_server_that_hangs_in_the_middle_of_a_run_gets_the_rest_later(tmp_path
     with wandb_server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
 
-        def hang():
-            deadline = time.monotonic() + 60
-            while not any(path.stat().st_size > 500 for path in tmp_path.glob("wandb/run-*/*.wandb")):
-                assert time.monotonic() < deadline, "nothing has been recorded"
-                time.sleep(0.02)
+        def hang(tracker):
+            wait_for(lambda: any(path.stat().st_size > 500 for path in tmp_path.glob("wandb/run-*/*.wandb")))
             server.mood = "hanging"
 
         monkeypatch.setattr(trackers, "INIT_SECONDS", 30.0)
-        tracker, _ = run_of_ten_steps(tmp_path, hang)
-        assert f"`wandb sync --no-skip-online {tmp_path}/wandb/run-*` sends it later" in tracker.problem
-        server.mood = "well"
-        server.healed.set()
-        kept = [str(path) for path in tmp_path.glob("wandb/run-*")]
+        tracker, _ = train_to(10, tmp_path, hang)
+        assert "the rest is kept and sent when the run is started again" in tracker.problem
+        heal(server)
+        monkeypatch.setattr(trackers, "SEND_SECONDS", 30)
+        train_to(20, tmp_path)
         # wandb keeps its last rows in memory until its end, for which nobody waits for ever.
-        assert synced_steps(server, tmp_path, "--no-skip-online", *kept)[:8] == STEPS[:8]
+        steps = steps_at(server)
+        assert steps[:8] == list(range(1, 9)) and steps[-10:] == list(range(11, 21)) and len(set(steps)) == len(steps)
 
 
 @pytest.mark.parametrize("kept", ["../../escape", "a/b", "a b; touch PWNED", "", 7])

@@ -65,6 +65,14 @@ def a_fake_wandb(folder: Path, monkeypatch, code: str) -> None:
     monkeypatch.setenv("PYTHONPATH", str(folder / "fake"))
 
 
+def test_where_wandb_is_switched_off_nothing_is_said_or_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    tracker = open_tracker(TrackerConfig(), tmp_path, "run", {}, 0)
+    tracker.log(1, {"loss": 1.0})
+    tracker.finish(0)
+    assert tracker.problem is None and offline_runs(tmp_path) == []
+
+
 def test_a_run_is_recorded_offline_by_the_real_wandb_and_resumed_under_the_same_id(tmp_path):
     configuration = {"model": {"width": 128}, "serve": {"api_key": "very-secret"}, "seed": 7}
     hooks = (sys.exit, sys.excepthook)
