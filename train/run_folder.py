@@ -18,6 +18,8 @@ from train.telemetry.environment import describe_environment
 from train.telemetry.withheld import override_without_secrets, without_secrets
 
 CONFIG, OVERRIDES, ENVIRONMENT = "config.yaml", "overrides.yaml", "environment.json"
+LAUNCH = "launch"
+"""Folder for whoever starts the run's processes; it is there before the run is."""
 FORBIDDEN_IN_NAMES = set("/\\\0\n\r\t\"'`$;&|<>*?!")
 
 
@@ -87,8 +89,8 @@ def check_run(run: RunFolder, composed: Composed[TrainConfig]) -> None:
 
 
 def _is_of_a_beginning(name: str) -> bool:
-    """Tell whether a file can be left by a run that was killed before its settings stood."""
-    return name in (LOCK, OVERRIDES, ENVIRONMENT) or re.fullmatch(r"\..+\.tmp", name) is not None
+    """Tell whether a file can be left by a run that hasn't begun, or was killed before its settings stood."""
+    return name in (LAUNCH, LOCK, OVERRIDES, ENVIRONMENT) or re.fullmatch(r"\..+\.tmp", name) is not None
 
 
 def open_run(run: RunFolder, composed: Composed[TrainConfig]) -> None:

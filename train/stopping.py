@@ -12,8 +12,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequests:
-    """Catches the signals by which people and schedulers ask for an end. A second one ends the process at once.
+    """Catches the signals by which people and schedulers ask for an end. A second Ctrl-C ends the process at once.
 
+    A scheduler tells every process, and a launcher passes on what it is told: their second signal says nothing new.
     `reason` names the first signal, or is None.
     """
 
@@ -28,8 +29,10 @@ class StopRequests:
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
         if self.reason is not None:
-            # Published checkpoints stay good whenever the process ends.
-            os._exit(EXIT_STOPPED_EARLY)
+            if number == signal.SIGINT:
+                # Published checkpoints stay good whenever the process ends.
+                os._exit(EXIT_STOPPED_EARLY)
+            return
         self.reason = signal.Signals(number).name
 
     def __exit__(
