@@ -37,9 +37,11 @@ def check_devices(processes: int | None) -> int:
 
 
 def require_host_name(key: str, host: str) -> None:
-    """Refuse what can't be the name or address of a machine, and could be something else to a shell. Raises UserError."""
+    """Refuse what can't be a machine's name or address, and may be more to a shell. Raises UserError."""
     if not HOST.fullmatch(host):
-        raise UserError(f"{key}={printable(host)!r} isn't a machine's name or address: letters, digits, dots and dashes")
+        raise UserError(
+            f"{key}={printable(host)!r} isn't a machine's name or address: letters, digits, dots and dashes"
+        )
 
 
 def require_resolvable(key: str, host: str) -> None:

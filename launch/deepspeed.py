@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -58,7 +58,7 @@ class DeepspeedCluster(ClusterConfig):
     host: str | None = None
     port: int = 29500
     ssh_port: int | None = None
-    forward: tuple[str, ...] = ()
+    forward: list[str] = field(default_factory=list)
     restarts: int = 3
 
 

@@ -1,7 +1,7 @@
 """What the processes of a run find in their environment, by rules; what the user has set already is left alone.
 
-    headrace doctor                                     shows it for this machine
-    python -m launch.environment HOST RANKS             prints it for a shell, on one of several machines
+headrace doctor                                     shows it for this machine
+python -m launch.environment HOST RANKS             prints it for a shell, on one of several machines
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def rank_variables(host: str | None, ranks: int, environment: Mapping[str, str] 
     rules = [
         Variable("OMP_NUM_THREADS", str(max(1, _cores() // ranks)), f"{_cores()} cores for {ranks} processes"),
         Variable(
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1", "a machine that was lost can come back only to a store of its own"
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE",
+            "1",
+            "a machine that was lost can come back only to a store of its own",
         ),
         Variable("TORCHELASTIC_SIGNALS_TO_HANDLE", SIGNALS, "SLURM warns by SIGUSR1; by default it would end torchrun"),
         Variable("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1", "a rank whose collective timed out ends"),

@@ -26,7 +26,7 @@ def run(request: Request) -> int:
     for override in request.overrides:
         if override.startswith("cluster=") and override != "cluster=local":
             raise UserError(
-                f"{override}: `python -m train` is what a launcher starts; `headrace train {override}` starts the launcher"
+                f"{override}: `python -m train` is what a launcher starts; `headrace train {override}` starts it"
             )
     composed = compose_configuration("train", request.overrides, TrainConfig, request.folders)
     if request.print_configuration:

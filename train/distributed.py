@@ -20,8 +20,8 @@ class ClusterConfig:
     """Where a run happens.
 
     Args:
-        kind: `local`: the processes that are there; one without a launcher, or torchrun's or deepspeed's. `headrace train`
-            knows more, and starts processes for which it is `local`.
+        kind: `local`: the processes that are there; one without a launcher, or torchrun's or deepspeed's. `headrace
+            train` knows more, and starts processes for which it is `local`.
         timeout_seconds: how long a process waits for the others in a collective before it gives up.
         hang_seconds: without an end of a step, until all processes write down where they are and end with exit code 69.
             The first step, checkpoints, validation and samples have six times as long. 0 waits for ever.

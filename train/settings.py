@@ -122,7 +122,7 @@ def check_settings(config: TrainConfig) -> None:
         parse_seconds(config.time_limit)
     if config.cluster.kind != "local":
         raise UserError(
-            f"cluster={config.cluster.kind}: `python -m train` is what a launcher starts; `headrace train` starts launchers"
+            f"cluster.kind={config.cluster.kind}: `python -m train` is what a launcher starts: use `headrace train`"
         )
     check_schedule(config.schedule, config.steps)
     check_objective(config.objective)

@@ -1,0 +1,162 @@
+"""`headrace train`: decides where. Here means this process; elsewhere a launcher starts `python -m train` as ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.verb import Request
+from train.__main__ import VERB as IN_THIS_PROCESS
+
+if TYPE_CHECKING:
+    from launch.job import Job
+    from train.distributed import ClusterConfig
+
+
+def run(request: Request) -> int:
+    """Check the run as its ranks will, then start it where `cluster` says. Returns the exit code."""
+    if request.multirun:
+        return _sweep(request)
+    if "RANK" in os.environ or not _names_a_cluster(request):
+        return IN_THIS_PROCESS.run(request)
+    cluster = _cluster(request)
+    if cluster.kind == "local" or request.print_configuration:
+        return IN_THIS_PROCESS.run(request) if cluster.kind == "local" else 0
+    processes = _checked(cluster)
+    return _start([_prepared(request, processes)], cluster, processes, request)
+
+
+def _names_a_cluster(request: Request) -> bool:
+    """Tell whether settings may choose a cluster: by name, or by what an experiment or a folder of the user's has."""
+    chosen = ("cluster=", "experiment=")
+    return bool(request.folders) or any(text.lstrip("+").startswith(chosen) for text in request.overrides)
+
+
+def _cluster(request: Request) -> ClusterConfig:
+    """Return where to run; prints the configuration, if that is all that is wanted."""
+    from data_pipeline.foundation.configuration import compose_configuration
+    from launch import schemas as launchers
+    from train import schemas
+    from train.settings import TrainConfig
+
+    schemas.register_schemas()
+    launchers.register_schemas()
+    composed = compose_configuration("train", request.overrides, TrainConfig, request.folders)
+    if request.print_configuration and composed.value.cluster.kind != "local":
+        print(composed.yaml(), end="")
+    return composed.value.cluster
+
+
+def _prepared(request: Request, processes: int) -> Job:
+    """Return a run that its ranks will find in order. Raises UserError, Failure: as they would."""
+    from data_pipeline.foundation.configuration import compose_configuration
+    from launch import schemas as launchers
+    from launch.job import Job, process_settings
+    from train import schemas
+    from train.preflight import prepare_run
+    from train.settings import TrainConfig
+
+    schemas.register_schemas()
+    launchers.register_schemas()
+    chosen = compose_configuration("train", request.overrides, TrainConfig, request.folders)
+    composed = compose_configuration("train", process_settings(chosen), TrainConfig, request.folders)
+    prepared = prepare_run(composed, processes)
+    settings = [*composed.overrides, f"run.name={_quoted(prepared.run.name)}"]
+    if composed.value.run.name is not None:
+        settings = composed.overrides
+    lines = prepared.lines(composed.value)
+    return Job(prepared.run.name, prepared.run.path, "train", settings, request.folders, composed.yaml(), lines)
+
+
+def _quoted(text: str) -> str:
+    return f"'{text}'"
+
+
+def _checked(cluster: ClusterConfig) -> int:
+    """Return the number of all processes. Raises UserError: the cluster's settings can't work."""
+    from launch.deepspeed import DeepspeedCluster, check_deepspeed
+    from launch.slurm.settings import SlurmCluster
+    from launch.torchrun import TorchrunCluster, check_torchrun
+
+    if isinstance(cluster, TorchrunCluster):
+        return check_torchrun(cluster)
+    if isinstance(cluster, DeepspeedCluster):
+        return check_deepspeed(cluster)
+    if isinstance(cluster, SlurmCluster):
+        cluster.check()
+        return cluster.nodes * cluster.processes_per_node()
+    raise UserError(f"cluster.kind={cluster.kind} is chosen by cluster=local, torchrun, deepspeed or slurm")
+
+
+def _start(jobs: Sequence[Job], cluster: ClusterConfig, processes: int, request: Request) -> int:
+    """Start runs, or show how they would be."""
+    from launch.deepspeed import DeepspeedCluster, shown_deepspeed, start_deepspeed
+    from launch.slurm.settings import SlurmCluster
+    from launch.torchrun import TorchrunCluster, shown_torchrun, start_torchrun
+
+    for line in jobs[0].lines if len(jobs) == 1 else [f"runs     {len(jobs)}, the first of them:", *jobs[0].lines]:
+        print(line, file=sys.stderr)
+    if isinstance(cluster, SlurmCluster):
+        from launch.slurm.start import start_on_slurm
+
+        return start_on_slurm(jobs, cluster, processes, request)
+    show: Callable[[Job], str]
+    if isinstance(cluster, TorchrunCluster):
+        show, start = (lambda job: shown_torchrun(job, cluster)), (lambda job: start_torchrun(job, cluster))
+    else:
+        assert isinstance(cluster, DeepspeedCluster)
+        show, start = (lambda job: shown_deepspeed(job, cluster)), (lambda job: start_deepspeed(job, cluster))
+    if request.dry_run:
+        commands = [show(job) for job in jobs]
+        print(json.dumps(commands) if request.json else "\n\n".join(commands))
+        return 0
+    return max(start(job).run() for job in jobs)
+
+
+def _sweep(request: Request) -> int:
+    """Start a run for each combination of values: an array on SLURM, elsewhere one after the other."""
+    from launch.sweep import combinations
+
+    requests = [replace(request, overrides=each, multirun=False) for each in combinations(request.overrides)]
+    clusters = [_cluster(each) for each in requests]
+    if any(cluster != clusters[0] for cluster in clusters):
+        raise UserError("--multirun: all runs of a sweep are on one cluster; sweep over other keys than cluster")
+    if request.print_configuration or clusters[0].kind == "local":
+        return max(_alone(each) for each in requests)
+    processes = _checked(clusters[0])
+    jobs = [_prepared(each, processes) for each in requests]
+    if len({job.folder for job in jobs}) < len(jobs):
+        raise UserError("--multirun: two runs of the sweep are the same; sweep over keys that decide what is learnt")
+    return _start(jobs, clusters[0], processes, request)
+
+
+def _alone(request: Request) -> int:
+    """Train one run of a sweep in a process of its own: a process group can be joined once."""
+    import subprocess
+
+    flags = ["--dry-run"] * request.dry_run + ["--json"] * request.json
+    flags += ["--cfg", "job"] if request.print_configuration else []
+    flags += [word for folder in request.folders for word in ("--config-dir", str(Path(folder)))]
+    return subprocess.run([sys.executable, "-m", "launch.command", "train", *request.overrides, *flags]).returncode
+
+
+VERB = replace(
+    IN_THIS_PROCESS,
+    run=run,
+    examples=(
+        "headrace train experiment=demo data.path=datasets/python_docs",
+        "headrace train model=llama_1b data.path=datasets/web zero=3 precision=bf16 cluster=torchrun",
+        "headrace train model=llama_8b data.path=datasets/web zero=3 cluster=slurm cluster.nodes=8 cluster.gpus=8",
+        "headrace train -m optimizer.learning_rate=1e-4,3e-4 data.path=datasets/web cluster=slurm",
+    ),
+    flags=("--json", "--dry-run", "--multirun"),
+)
+
+if __name__ == "__main__":
+    sys.exit(VERB.main())
