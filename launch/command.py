@@ -12,6 +12,10 @@ VERBS = {
     "evaluate": ("train.evaluate.__main__", "perplexity and bits per byte of a split or a text file"),
     "generate": ("train.generate", "text from a run or a checkpoint"),
     "report": ("train.telemetry.report", "one run or several side by side → one page"),
+    "jobs": ("launch.slurm.jobs", "runs that were submitted to SLURM: state, step, loss, time left"),
+    "logs": ("launch.slurm.logs", "what a submitted run prints"),
+    "cancel": ("launch.slurm.cancel", "ends a submitted run, with a checkpoint first"),
+    "doctor": ("launch.doctor.__main__", "what this machine can do, what is missing, and how to mend it"),
     "verify": ("train.verify", "every checksum of a dataset or a checkpoint"),
 }
 

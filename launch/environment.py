@@ -87,6 +87,7 @@ def main(host: str, ranks: str) -> int:
     except OSError as error:
         print(f"headrace: {host} can't be reached from {socket.gethostname()}: {error}", file=sys.stderr)
         return 1
+    print(f"address={address_towards(host)}  # of this machine, on the way there")
     for variable in variables:
         if not variable.is_users:
             print(f"export {variable.name}={shlex.quote(variable.value)}  # {variable.why}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_pipeline.foundation.configuration import Composed
-from train.run_folder import LAUNCH
+from train.run_files import LAUNCH
 from train.settings import TrainConfig
 
 

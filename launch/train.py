@@ -100,8 +100,9 @@ def _start(jobs: Sequence[Job], cluster: ClusterConfig, processes: int, request:
     from launch.slurm.settings import SlurmCluster
     from launch.torchrun import TorchrunCluster, shown_torchrun, start_torchrun
 
-    for line in jobs[0].lines if len(jobs) == 1 else [f"runs     {len(jobs)}, the first of them:", *jobs[0].lines]:
-        print(line, file=sys.stderr)
+    if request.dry_run or isinstance(cluster, SlurmCluster):
+        count = [f"runs     {len(jobs)}, the first of them:"] if len(jobs) > 1 else []
+        print("\n".join([*count, *jobs[0].lines]), file=sys.stderr)
     if isinstance(cluster, SlurmCluster):
         from launch.slurm.start import start_on_slurm
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from data_pipeline.foundation.errors import EXIT_HUNG, EXIT_STOPPED_EARLY
 from data_pipeline.foundation.files import write_json
+from train.run_files import CHECKPOINTS, LAUNCH
+from train.telemetry.recorder import EVENTS
 
-EVENTS = "events.jsonl"
 ENDS = ("finished", "preempted", "failed", "hung", "rank_lost")
 CANCELLED = "cancelled"
 """File in a launch folder: somebody wants the run to stay stopped."""
@@ -93,7 +94,7 @@ def judge(run: Path, since: int, code: int, attempts: Attempts, most: int) -> tu
     reason = str(end.get("reason", "")) if end else ""
     if kind == "finished":
         return Verdict("done", "finished", 0), Attempts()
-    if (run / "launch" / CANCELLED).exists():
+    if (run / LAUNCH / CANCELLED).exists():
         return Verdict("stopped", "it was cancelled", EXIT_STOPPED_EARLY), Attempts()
     if kind == "preempted":
         stays = reason.startswith("stop_after=")
@@ -109,7 +110,7 @@ def judge(run: Path, since: int, code: int, attempts: Attempts, most: int) -> tu
 
 def newest_checkpoint(run: Path) -> int:
     """Return the step of a run's newest published checkpoint; -1 where there is none."""
-    names = [path.name.removeprefix("step-") for path in (run / "checkpoints").glob("step-*")]
+    names = [path.name.removeprefix("step-") for path in (run / CHECKPOINTS).glob("step-*")]
     return max((int(name) for name in names if name.isdigit()), default=-1)
 
 
@@ -124,7 +125,7 @@ def main(arguments: list[str]) -> int:
         print("done" if finished and finished["kind"] == "finished" else events_bytes(run))
         return 0
     since, code, most = map(int, arguments[2:5])
-    counted = run / "launch" / "attempts.json"
+    counted = run / LAUNCH / "attempts.json"
     attempts = Attempts(**json.loads(counted.read_text())) if counted.exists() else Attempts()
     verdict, attempts = judge(run, since, code, attempts, most)
     write_json(counted, asdict(attempts))

@@ -12,14 +12,12 @@ from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import json_hash, write_json, write_text
 from data_pipeline.foundation.locations import require_local
+from train.run_files import CHECKPOINTS, CONFIG, ENVIRONMENT, LAUNCH, OVERRIDES
 from train.run_lock import LOCK
 from train.settings import TrainConfig, deciding
 from train.telemetry.environment import describe_environment
 from train.telemetry.withheld import override_without_secrets, without_secrets
 
-CONFIG, OVERRIDES, ENVIRONMENT = "config.yaml", "overrides.yaml", "environment.json"
-LAUNCH = "launch"
-"""Folder for whoever starts the run's processes; it is there before the run is."""
 FORBIDDEN_IN_NAMES = set("/\\\0\n\r\t\"'`$;&|<>*?!")
 
 
@@ -41,7 +39,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
 
 def locate_run(composed: Composed[TrainConfig], dataset_fingerprint: str) -> RunFolder:

@@ -93,8 +93,9 @@ class Script:
 
     def _where(self) -> list[str]:
         return [
-            "# Where the processes meet: on the first node, at a port that jobs on the same node don't share.",
-            'export host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+            "# Where the processes meet: at the first node's address, and a port that jobs on one node don't share.",
+            'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+            "export host=$(scontrol show node -o \"$first\" | sed 's/.* NodeAddr=\\([^ ]*\\) .*/\\1/')",
             "export port=$((20000 + SLURM_JOB_ID % 20000)) python run",
             f"export processes={self.processes}  # on each node",
         ]
@@ -121,7 +122,7 @@ class Script:
             f"    --shutdown-timeout={SHUTDOWN_SECONDS} \\",
             '    --rdzv-backend=c10d --rdzv-endpoint="$host:$port" --rdzv-id="$SLURM_JOB_ID" \\',
             '    --rdzv-conf=is_host="$([ "$SLURM_NODEID" = 0 ] && echo true || echo false)" \\',
-            f'    --local-addr="$SLURMD_NODENAME" -m {self.module} "$@"',
+            f'    --local-addr="$address" -m {self.module} "$@"',
             "}",
             "export -f on_each_node",
             'since=$("$python" -m launch.verdict begin "$run") || exit',

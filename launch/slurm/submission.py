@@ -26,7 +26,7 @@ from launch.slurm.script import Script, sweep_script
 from launch.slurm.settings import SlurmCluster
 from launch.slurm.snapshot import copy_code, copy_options
 from launch.verdict import CANCELLED
-from train.run_folder import LAUNCH
+from train.run_files import LAUNCH
 
 JOB, CODE, CONFIGURATION, OPTIONS = "job.json", "code", "config.yaml", "options"
 
