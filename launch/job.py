@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from data_pipeline.foundation.configuration import Composed
 from train.run_files import LAUNCH
-from train.settings import TrainConfig
+
+if TYPE_CHECKING:
+    from data_pipeline.foundation.configuration import Composed
+    from train.settings import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,7 @@ def run(request: Request) -> int:
     step = newest_checkpoint(folder)
     kept = f"its newest checkpoint is that of step {step:,}" if step >= 0 else "it has no checkpoint"
     if left:
-        raise Failure(
-            f"{folder} has not ended within {composed.value.wait_seconds:.0f} s, and was ended by force; {kept}"
-        )
+        raise Failure(f"{folder} was ended by force after {composed.value.wait_seconds:.0f} s; {kept}")
     say(escape(f"{folder} has ended; {kept}. `headrace train` with the same settings goes on from there"))
     return 0
 

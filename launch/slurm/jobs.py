@@ -89,7 +89,7 @@ def _record(run: Path) -> tuple[str | None, int, int | None, float | None, float
 def _steps(run: Path) -> int | None:
     import yaml
 
-    from launch.slurm.submission import CONFIGURATION
+    from launch.slurm.known import CONFIGURATION
     from train.run_files import LAUNCH
 
     try:

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.foundation.errors import UserError, printable
-from launch.slurm.submission import JOB, Submitted, read_submitted
 from train.run_files import LAUNCH
+
+JOB, CONFIGURATION = "job.json", "config.yaml"
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What `job.json` says.
+
+    Args:
+        name: of the run.
+        jobs: ids in SLURM, several in a chain; `ID_TASK` for a run of a sweep.
+        log: name of the log of a job, in the launch folder, with `{job}` for its id.
+        time: of submission, seconds since 1970.
+        processes: ranks of the run.
+    """
+
+    name: str
+    jobs: list[str]
+    log: str
+    time: float
+    processes: int
+
+
+def read_submitted(run: Path) -> Submitted | None:
+    """Return what was submitted for a run folder; None if nothing was."""
+    try:
+        return Submitted(**json.loads((run / LAUNCH / JOB).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def submitted_runs(root: Path) -> dict[Path, Submitted]:

@@ -9,53 +9,25 @@ RUN/launch/job-ID.log     what the processes print
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import write_json, write_text
 from data_pipeline.preparation.slurm.queue import check_script
 from launch.job import Job
+from launch.slurm.known import CONFIGURATION, JOB, Submitted, read_submitted
 from launch.slurm.queue import job_states, submit
 from launch.slurm.script import Script, sweep_script
 from launch.slurm.settings import SlurmCluster
 from launch.slurm.snapshot import copy_code, copy_options
 from launch.verdict import CANCELLED
-from train.run_files import LAUNCH
 
-JOB, CODE, CONFIGURATION, OPTIONS = "job.json", "code", "config.yaml", "options"
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """What `job.json` says.
-
-    Args:
-        name: of the run.
-        jobs: ids in SLURM, several in a chain; `ID_TASK` for a run of a sweep.
-        log: name of the log of a job, in the launch folder, with `{job}` for its id.
-        time: of submission, seconds since 1970.
-        processes: ranks of the run.
-    """
-
-    name: str
-    jobs: list[str]
-    log: str
-    time: float
-    processes: int
-
-
-def read_submitted(run: Path) -> Submitted | None:
-    """Return what was submitted for a run folder; None if nothing was."""
-    try:
-        return Submitted(**json.loads((run / LAUNCH / JOB).read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None
+CODE, OPTIONS = "code", "options"
 
 
 def submit_jobs(jobs: Sequence[Job], cluster: SlurmCluster, processes: int) -> list[Submitted]:
