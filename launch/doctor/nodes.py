@@ -10,12 +10,11 @@ from pathlib import Path
 
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.preparation.slurm.queue import submission_environment
-from launch.doctor.finding import RED, YELLOW, Finding
+from launch.doctor.finding import RED, Finding
 from launch.slurm.settings import SlurmCluster
 
 LEFT_OUT = ("signal", "requeue", "no-requeue", "nodes", "ntasks-per-node", "time")
 MINUTES = 5
-SKEW_SECONDS = 5.0
 
 
 def look_at_nodes(cluster: SlurmCluster, folder: Path, wait_seconds: float) -> dict[str, list[Finding]]:
@@ -57,21 +56,14 @@ def look_at_nodes(cluster: SlurmCluster, folder: Path, wait_seconds: float) -> d
             "give fewer by cluster.nodes, or more by wait_seconds"
         ) from None
     found: dict[str, list[Finding]] = {}
-    times: dict[str, float] = {}
     for line in done.stdout.splitlines():
         if line.startswith('{"host"'):
             told = json.loads(line)
             found[told["host"]] = [Finding(**finding) for finding in told["findings"]]
-            times[told["host"]] = told["time"]
     if not found:
         raise UserError(f"cluster=slurm: SLURM refuses such a job: {' '.join(done.stderr.split())}")
     if len(found) < nodes:
         found["SLURM"] = [Finding(RED, "nodes", f"{len(found)} of {nodes} nodes have answered", "see `sinfo -R`")]
-    middle = sorted(times.values())[len(times) // 2]
-    for host, time in times.items():
-        # They end within seconds of each other.
-        if abs(time - middle) > SKEW_SECONDS + MINUTES * 60:
-            found[host].append(Finding(YELLOW, "clock", f"{time - middle:+.0f} s from other nodes", "set the clock"))
     return found
 
 
