@@ -6,10 +6,10 @@ import importlib
 import sys
 
 VERBS = {
-    "prepare": ("data_pipeline.prepare", "a corpus of text → a dataset folder of token shards"),
+    "prepare": ("launch.prepare", "a corpus of text → a dataset folder of token shards"),
     "inspect": ("data_pipeline.inspect", "what is in a dataset, and what a run reads in a step"),
     "train": ("launch.train", "trains or tunes a model; started again, it goes on"),
-    "evaluate": ("train.evaluate.__main__", "perplexity and bits per byte of a split or a text file"),
+    "evaluate": ("launch.evaluate", "perplexity and bits per byte of a split or a text file"),
     "generate": ("train.generate", "text from a run or a checkpoint"),
     "report": ("train.telemetry.report", "one run or several side by side → one page"),
     "jobs": ("launch.slurm.jobs", "runs that were submitted to SLURM: state, step, loss, time left"),
