@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import Finished, read_rows, run_command, torchrun
+from commands import REPOSITORY, Finished, free_port, read_rows, run_command, torchrun
 from slurm_cluster import Cluster
 from small_runs import SETTINGS, events, learnt, rows_done, samples, train_command
 from soak import long, note
@@ -132,6 +133,7 @@ def test_a_rank_that_is_killed_has_the_run_started_again(slurm, uninterrupted, s
     beat = json.loads((run / "heartbeats" / "rank-00003.json").read_bytes())
     os.kill(beat["pid"], 9)
     wait_for(has_finished(run), "the run to finish")
+    wait_for(lambda: not slurm.active(), "the job to end")
     assert "restart" in log(run) and json.loads((run / "launch" / "attempts.json").read_bytes())["failed"] == 0
     assert_same(run, uninterrupted)
     note("SLURM", what="rank killed, requeued, finished", seconds=round(time.monotonic() - began), bitwise="yes")
@@ -222,3 +224,41 @@ def test_later_edits_of_the_code_do_not_change_a_job_that_waits(slurm, small_dat
     (checkout / "conf" / "model" / "nano.yaml").write_text("width: 1\n")
     run = tmp_path / "runs" / "run"
     wait_for(has_finished(run), "the run to finish")
+
+
+@long
+def test_the_script_to_copy_requeues_itself(slurm, uninterrupted, small_dataset, tmp_path):
+    script = REPOSITORY / "launch" / "train.sbatch"
+    settings = (f"data.path={small_dataset}", "run.name=run", *SETTINGS, *LONGER)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["sbatch", "--parsable", "--nodes=2", "--time=10", "--job-name=run", str(script), *settings]
+    finished = asked(command, tmp_path, PATH=path, PROCESSES="2")
+    assert finished.code == 0, finished.err
+    run = tmp_path / "runs" / "run"
+    wait_for(lambda: rows_done(run) >= 5, "the first steps")
+    slurm.ask("scancel", "--signal=USR1", finished.out.strip())
+    wait_for(has_finished(run), "the run to finish")
+    assert [kind for kind in events(run) if kind in ("preempted", "resumed")] == ["preempted", "resumed"]
+    assert_same(run, uninterrupted)
+
+
+@long
+def test_deepspeeds_launcher_starts_ranks_by_srun_within_an_allocation(slurm, uninterrupted, small_dataset, tmp_path):
+    # How many processes there are is all that it takes from the file; where they meet is its first line.
+    (tmp_path / "hosts").write_text("127.0.0.1 slots=4\n")
+    where = ("cluster=deepspeed", "cluster.launcher=slurm", "cluster.hostfile=hosts", f"cluster.port={free_port()}")
+    command = train_command(small_dataset, *LONGER, *where)
+    finished = asked(["salloc", "--nodes=2", "--ntasks=4", *command], tmp_path)
+    assert finished.code == 0, finished.err
+    assert_same(tmp_path / "runs" / "run", uninterrupted)
+
+
+def test_prepare_and_evaluate_run_as_jobs_of_one_process(slurm, small_dataset, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n\n".join(f"{number} and more of it" for number in range(200)))
+    settings = ("corpus=files", "corpus.paths=[texts.txt]", "corpus.separator='\\n\\n'", "output=made", "workers=1")
+    command = [*train_command(small_dataset)[:3], "prepare", *settings, "cluster=slurm"]
+    finished = asked(command, tmp_path)
+    assert finished.code == 0, finished.err
+    wait_for(lambda: not slurm.active(), "the job to end")
+    assert (tmp_path / "made" / "manifest.json").is_file(), log(next((tmp_path / "runs").iterdir()))
