@@ -15,31 +15,36 @@ from data_pipeline.foundation.verb import Request
 from train.__main__ import VERB as IN_THIS_PROCESS
 
 if TYPE_CHECKING:
+    from data_pipeline.foundation.configuration import Composed
     from launch.job import Job
     from train.distributed import ClusterConfig
+    from train.settings import TrainConfig
 
 
 def run(request: Request) -> int:
     """Check the run as its ranks will, then start it where `cluster` says. Returns the exit code."""
     if request.multirun:
         return _sweep(request)
-    if "RANK" in os.environ or not _names_a_cluster(request):
+    if "RANK" in os.environ or not _may_name_a_cluster(request):
         return IN_THIS_PROCESS.run(request)
-    cluster = _cluster(request)
-    if cluster.kind == "local" or request.print_configuration:
-        return IN_THIS_PROCESS.run(request) if cluster.kind == "local" else 0
+    composed = _compose(request)
+    cluster = composed.value.cluster
+    if cluster.kind == "local":
+        return IN_THIS_PROCESS.run(request)
+    if request.print_configuration:
+        print(composed.yaml(), end="")
+        return 0
     processes = _checked(cluster)
-    return _start([_prepared(request, processes)], cluster, processes, request)
+    return _start([_prepared(composed, request.folders, processes)], cluster, processes, request)
 
 
-def _names_a_cluster(request: Request) -> bool:
+def _may_name_a_cluster(request: Request) -> bool:
     """Tell whether settings may choose a cluster: by name, or by what an experiment or a folder of the user's has."""
     chosen = ("cluster=", "experiment=")
     return bool(request.folders) or any(text.lstrip("+").startswith(chosen) for text in request.overrides)
 
 
-def _cluster(request: Request) -> ClusterConfig:
-    """Return where to run; prints the configuration, if that is all that is wanted."""
+def _compose(request: Request) -> Composed[TrainConfig]:
     from data_pipeline.foundation.configuration import compose_configuration
     from launch import schemas as launchers
     from train import schemas
@@ -47,35 +52,20 @@ def _cluster(request: Request) -> ClusterConfig:
 
     schemas.register_schemas()
     launchers.register_schemas()
-    composed = compose_configuration("train", request.overrides, TrainConfig, request.folders)
-    if request.print_configuration and composed.value.cluster.kind != "local":
-        print(composed.yaml(), end="")
-    return composed.value.cluster
+    return compose_configuration("train", request.overrides, TrainConfig, request.folders)
 
 
-def _prepared(request: Request, processes: int) -> Job:
+def _prepared(chosen: Composed[TrainConfig], folders: list[Path], processes: int) -> Job:
     """Return a run that its ranks will find in order. Raises UserError, Failure: as they would."""
-    from data_pipeline.foundation.configuration import compose_configuration
-    from launch import schemas as launchers
     from launch.job import Job, process_settings
-    from train import schemas
     from train.preflight import prepare_run
-    from train.settings import TrainConfig
 
-    schemas.register_schemas()
-    launchers.register_schemas()
-    chosen = compose_configuration("train", request.overrides, TrainConfig, request.folders)
-    composed = compose_configuration("train", process_settings(chosen), TrainConfig, request.folders)
+    composed = _compose(Request(process_settings(chosen), folders=folders))
     prepared = prepare_run(composed, processes)
-    settings = [*composed.overrides, f"run.name={_quoted(prepared.run.name)}"]
-    if composed.value.run.name is not None:
-        settings = composed.overrides
-    lines = prepared.lines(composed.value)
-    return Job(prepared.run.name, prepared.run.path, "train", settings, request.folders, composed.yaml(), lines)
-
-
-def _quoted(text: str) -> str:
-    return f"'{text}'"
+    # A name that is made from the settings is chosen once, here.
+    named = [] if composed.value.run.name is not None else [f"run.name='{prepared.run.name}'"]
+    settings, lines = [*composed.overrides, *named], prepared.lines(composed.value)
+    return Job(prepared.run.name, prepared.run.path, "train", settings, folders, composed.yaml(), lines)
 
 
 def _checked(cluster: ClusterConfig) -> int:
@@ -125,16 +115,17 @@ def _sweep(request: Request) -> int:
     from launch.sweep import combinations
 
     requests = [replace(request, overrides=each, multirun=False) for each in combinations(request.overrides)]
-    clusters = [_cluster(each) for each in requests]
-    if any(cluster != clusters[0] for cluster in clusters):
+    runs = [_compose(each) for each in requests]
+    cluster = runs[0].value.cluster
+    if any(each.value.cluster != cluster for each in runs):
         raise UserError("--multirun: all runs of a sweep are on one cluster; sweep over other keys than cluster")
-    if request.print_configuration or clusters[0].kind == "local":
+    if request.print_configuration or cluster.kind == "local":
         return max(_alone(each) for each in requests)
-    processes = _checked(clusters[0])
-    jobs = [_prepared(each, processes) for each in requests]
+    processes = _checked(cluster)
+    jobs = [_prepared(each, request.folders, processes) for each in runs]
     if len({job.folder for job in jobs}) < len(jobs):
         raise UserError("--multirun: two runs of the sweep are the same; sweep over keys that decide what is learnt")
-    return _start(jobs, clusters[0], processes, request)
+    return _start(jobs, cluster, processes, request)
 
 
 def _alone(request: Request) -> int:
