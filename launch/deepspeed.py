@@ -24,7 +24,7 @@ from data_pipeline.foundation.files import write_text
 from launch.checks import check_at_least, check_devices, require_host_name, require_resolvable
 from launch.environment import Variable, rank_variables
 from launch.job import Job
-from launch.supervisor import Supervisor
+from launch.supervisor import Supervisor, is_rank, is_srun
 from launch.torchrun import for_shell
 from train.distributed import ClusterConfig
 
@@ -147,7 +147,7 @@ def start_deepspeed(job: Job, cluster: DeepspeedCluster) -> Supervisor:
     environment = {variable.name: variable.value for variable in variables}
     if cluster.hostfile is None:
         command = deepspeed_command(job, cluster, job.arguments())
-        return Supervisor(command, environment, job.folder, cluster.restarts)
+        return Supervisor(command, environment, job.folder, cluster.restarts, told=is_rank)
     job.launch_folder.mkdir(parents=True, exist_ok=True)
     forwarded = job.launch_folder.resolve() / "deepspeed_env"
     write_text(forwarded, "".join(f"{name}={value}\n" for name, value in forwarded_variables(cluster).items()))
@@ -159,7 +159,9 @@ def start_deepspeed(job: Job, cluster: DeepspeedCluster) -> Supervisor:
         environment |= {"MASTER_ADDR": cluster.host or next(iter(read_hostfile(Path(cluster.hostfile))))}
         environment |= {"MASTER_PORT": str(cluster.port)}
     command = deepspeed_command(job, cluster, arguments)
-    return Supervisor(command, environment, job.folder, cluster.restarts, launcher_saves=cluster.launcher == "slurm")
+    if cluster.launcher == "slurm":
+        return Supervisor(command, environment, job.folder, cluster.restarts, told=is_srun)
+    return Supervisor(command, environment, job.folder, cluster.restarts, leaves_ranks=True)
 
 
 def shown_deepspeed(job: Job, cluster: DeepspeedCluster) -> str:

@@ -12,9 +12,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -22,10 +23,15 @@ from data_pipeline.foundation.errors import EXIT_STOPPED_EARLY, Failure, UserErr
 from data_pipeline.foundation.progress import say
 from launch.verdict import Attempts, events_bytes, judge, recorded_end
 
+if TYPE_CHECKING:
+    from psutil import Process
+
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 60.0
 """Before a restart; twice as long with each in a row, so that other machines have time to notice."""
 SHUTDOWN_SECONDS = 600
 """So long ranks that were asked to stop may take to end their step and save."""
+RECORD_SECONDS = 10.0
+"""So much later another machine's record may be seen here."""
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -37,7 +43,9 @@ class Supervisor:
         environment: variables to set for it.
         run: folder of the run that its processes train.
         restarts: in a row without a new checkpoint, at most.
-        launcher_saves: whether the launcher itself waits for its processes when it is told to end.
+        told: which of its children are told to end, where the launcher itself would leave them alone.
+        leaves_ranks: whether the launcher, when it is told to end, doesn't wait for the ranks to save.
+        elsewhere: whether rank 0, which records the end, may be on another machine.
     """
 
     def __init__(
@@ -46,11 +54,13 @@ class Supervisor:
         environment: Mapping[str, str],
         run: Path,
         restarts: int,
-        launcher_saves: bool = True,
+        told: Callable[[Process], bool] | None = None,
+        leaves_ranks: bool = False,
+        elsewhere: bool = False,
     ):
         self._command, self._run, self._restarts = list(command), run, restarts
         self._environment = {**os.environ, **environment}
-        self._launcher_saves = launcher_saves
+        self._told, self._leaves_ranks, self._elsewhere = told, leaves_ranks, elsewhere
         self._process: subprocess.Popen[bytes] | None = None
         self._asked: list[int] = []
 
@@ -66,8 +76,10 @@ class Supervisor:
             while True:
                 since = events_bytes(self._run)
                 code = self._start()
-                if self._asked and not self._launcher_saves:
-                    self._wait_for_record(since)
+                if self._asked and self._leaves_ranks:
+                    self._wait_for_record(since, SHUTDOWN_SECONDS)
+                elif code and self._elsewhere:
+                    self._wait_for_record(since, RECORD_SECONDS)
                 verdict, attempts = judge(self._run, since, code, attempts, self._restarts)
                 if verdict.action == "done":
                     return 0
@@ -98,30 +110,60 @@ class Supervisor:
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         again = number == signal.SIGINT and signal.SIGINT in self._asked
         self._asked.append(number)
-        if self._process is not None and self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                if again:
-                    self._kill()
-                elif len(self._asked) == 1:
-                    self._process.send_signal(number if self._launcher_saves else signal.SIGTERM)
+        if self._process is None or self._process.poll() is not None:
+            return
+        if again:
+            # At once; published checkpoints stay good.
+            for child in self._children():
+                _signal(child.pid, signal.SIGKILL)
+            _signal(self._process.pid, signal.SIGKILL)
+        elif len(self._asked) == 1 and self._told is not None:
+            for child in filter(self._told, self._children()):
+                _signal(child.pid, number)
+        elif len(self._asked) == 1:
+            _signal(self._process.pid, signal.SIGTERM if self._leaves_ranks else number)
 
-    def _kill(self) -> None:
-        """End the launcher and all its processes at once; published checkpoints stay good."""
+    def _children(self) -> list[Process]:
         import psutil
 
         assert self._process is not None
-        for child in psutil.Process(self._process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                child.kill()
-        self._process.kill()
+        try:
+            return psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.Error:
+            return []
 
     def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self._asked:
             time.sleep(0.1)
 
-    def _wait_for_record(self, since: int) -> None:
-        """Give processes on other machines, whose launcher has left them, the time to save."""
-        until = time.monotonic() + SHUTDOWN_SECONDS
+    def _wait_for_record(self, since: int, seconds: float) -> None:
+        """Give processes on other machines the time to say how they ended."""
+        until = time.monotonic() + seconds
         while recorded_end(self._run, since) is None and time.monotonic() < until:
             time.sleep(0.2)
+
+
+def is_rank(process: Process) -> bool:
+    """Tell whether a process was started as a rank."""
+    import psutil
+
+    try:
+        return "RANK" in process.environ()
+    except psutil.Error:
+        return False
+
+
+def is_srun(process: Process) -> bool:
+    """Tell whether a process is SLURM's `srun`, which passes signals on to its tasks."""
+    import psutil
+
+    try:
+        return process.name() == "srun"
+    except psutil.Error:
+        return False
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -88,7 +88,7 @@ def start_torchrun(job: Job, cluster: TorchrunCluster) -> Supervisor:
     """Return what runs a job under torchrun on this machine."""
     variables = {variable.name: variable.value for variable in _variables(cluster)}
     command = torchrun_command(cluster, job.module, job.arguments())
-    return Supervisor(command, variables, job.folder, cluster.restarts)
+    return Supervisor(command, variables, job.folder, cluster.restarts, elsewhere=cluster.nodes > 1)
 
 
 def shown_torchrun(job: Job, cluster: TorchrunCluster) -> str:

@@ -92,7 +92,7 @@ def judge(run: Path, since: int, code: int, attempts: Attempts, most: int) -> tu
     end = recorded_end(run, since)
     kind = end["kind"] if end else None
     reason = str(end.get("reason", "")) if end else ""
-    if kind == "finished":
+    if kind == "finished" or (kind is None and code == 0):
         return Verdict("done", "finished", 0), Attempts()
     if (run / LAUNCH / CANCELLED).exists():
         return Verdict("stopped", "it was cancelled", EXIT_STOPPED_EARLY), Attempts()

@@ -104,6 +104,11 @@ class Script:
         return [
             "# SLURM tells the processes that the limit is near (SIGUSR1), or that it ends them (SIGTERM): they end",
             "# their step and save. This script hears only of the latter, and then leaves it to SLURM what is next.",
+            "# Ranks also know the limit themselves, by this variable, which an older SLURM doesn't set.",
+            'if [ -z "$SLURM_JOB_END_TIME" ]; then',
+            '  limit=$(squeue -h -j "$SLURM_JOB_ID" -o %e)',
+            '  SLURM_JOB_END_TIME=$(date -d "$limit" +%s 2>/dev/null) && export SLURM_JOB_END_TIME',
+            "fi",
             "ended_by_slurm=",
             "trap ended_by_slurm=yes TERM",
             "trap '' USR1",
@@ -160,7 +165,7 @@ class Script:
         return [
             "# What is next: as the run itself has recorded its end.",
             'action=$("$python" -m launch.verdict end "$run" "$since" "$code" "$restarts")',
-            'if [ -n "$ended_by_slurm" ] && [ "$(date +%s)" -lt "${SLURM_JOB_END_TIME:-0}" ]; then',
+            'if [ -n "$ended_by_slurm" ] && [ "$(date +%s)" -lt "${SLURM_JOB_END_TIME:-9999999999}" ]; then',
             "  # Cancelled: it stays so. Preempted, or a node was lost: SLURM itself puts it back into the queue.",
             '  [ "$action" = done ] && exit 0',
             "  exit 75",

@@ -47,6 +47,10 @@ def test_an_end_from_before_counts_for_nothing(tmp_path):
     assert verdict.action == "restart" and "ended with 137 and recorded nothing" in verdict.reason
 
 
+def test_a_launcher_that_ended_well_needs_no_record(tmp_path):
+    assert judge(tmp_path, 0, 0, Attempts(), most=1)[0].action == "done"
+
+
 def test_a_torn_line_is_no_end(tmp_path):
     write_events(tmp_path, "started", "hung")
     with open(tmp_path / "events.jsonl", "a") as file:

@@ -27,6 +27,7 @@ STAND_INS = {
     "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"',
     "scontrol": 'case "$*" in "show hostnames"*) echo node1 ;; "show node"*) echo "a NodeAddr=127.0.0.1 b" ;;'
     ' *) echo "$*" >> "$SCONTROL" ;; esac',
+    "squeue": "echo 2100-01-01T00:00:00",
     "sleep": "exit 0",
     "apptainer": 'echo "$*" > "$APPTAINER"; while [ "$1" != image.sif ]; do shift; done; shift; exec "$@"',
 }

@@ -105,7 +105,7 @@ def test_a_preempted_run_goes_on_by_itself_to_the_same_bits(slurm, uninterrupted
     ]
     assert_same(run, uninterrupted)
     # The same run for the tracker too: one folder, one id.
-    assert headrace(tmp_path, "logs", "run").count("going on from") == 1
+    assert headrace(tmp_path, "logs", "run", "--follow").count("going on from") == 1
     note("SLURM", what="preempted, requeued, finished", seconds=round(time.monotonic() - began), bitwise="yes")
 
 
