@@ -190,6 +190,7 @@ def test_a_sweep_is_an_array_with_a_run_folder_for_each_task(slurm, small_datase
     assert finished.code == 0, finished.err
     runs = [tmp_path / "runs" / f"run-{number}" for number in range(4)]
     seconds = wait_for(lambda: all(has_finished(run)() for run in runs), "all runs to finish")
+    wait_for(lambda: not slurm.active(), "the jobs to end")
     assert len({learnt(run)[-1]["loss"] for run in runs}) == 4
     table = json.loads(headrace(tmp_path, "jobs", "--json"))
     assert [(row["state"], row["step"]) for row in table] == [("finished", 40)] * 4
