@@ -148,10 +148,9 @@ def start_deepspeed(job: Job, cluster: DeepspeedCluster) -> Supervisor:
     if cluster.hostfile is None:
         command = deepspeed_command(job, cluster, job.arguments())
         return Supervisor(command, environment, job.folder, cluster.restarts, told=is_rank)
-    job.launch_folder.mkdir(parents=True, exist_ok=True)
-    forwarded = job.launch_folder.resolve() / "deepspeed_env"
+    forwarded = job.make_launch_folder().resolve() / "deepspeed_env"
     write_text(forwarded, "".join(f"{name}={value}\n" for name, value in forwarded_variables(cluster).items()))
-    settings = job.launch_folder.resolve() / "settings.yaml"
+    settings = forwarded.with_name("settings.yaml")
     write_text(settings, yaml.safe_dump(list(job.settings), allow_unicode=True))
     arguments = _plain_arguments(job, settings)
     environment |= {"DS_ENV_FILE": str(forwarded)}

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_pipeline.foundation.errors import UserError
 from train.run_files import LAUNCH
+from train.telemetry.withheld import override_without_secrets
 
 if TYPE_CHECKING:
     from data_pipeline.foundation.configuration import Composed
@@ -44,6 +46,21 @@ class Job:
         """Return what follows `python -m MODULE`."""
         folders = [word for folder in self.configuration_folders for word in ("--config-dir", str(folder))]
         return [*folders, *self.settings]
+
+    def make_launch_folder(self) -> Path:
+        """Make the launch folder, for this user alone, and return it.
+
+        Raises:
+            UserError: a setting holds a secret, which would stand in a file there.
+        """
+        for setting in self.settings:
+            if (shown := override_without_secrets(setting)) != setting:
+                raise UserError(
+                    f"`{shown}` holds a secret, or may, and settings are written into {self.launch_folder}: "
+                    "give it by the environment or by a file of credentials"
+                )
+        self.launch_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self.launch_folder
 
 
 PROCESS_KEYS = ("timeout_seconds", "hang_seconds", "straggler_ratio", "threads", "bind_cores")

@@ -57,15 +57,19 @@ def _compose(request: Request) -> Composed[TrainConfig]:
 
 def _prepared(chosen: Composed[TrainConfig], folders: list[Path], processes: int) -> Job:
     """Return a run that its ranks will find in order. Raises UserError, Failure: as they would."""
+    import yaml
+
     from launch.job import Job, process_settings
     from train.preflight import prepare_run
+    from train.telemetry.withheld import without_secrets
 
     composed = _compose(Request(process_settings(chosen), folders=folders))
     prepared = prepare_run(composed, processes)
     # A name that is made from the settings is chosen once, here.
     named = [] if composed.value.run.name is not None else [f"run.name='{prepared.run.name}'"]
     settings, lines = [*composed.overrides, *named], prepared.lines(composed.value)
-    return Job(prepared.run.name, prepared.run.path, "train", settings, folders, composed.yaml(), lines)
+    configuration = yaml.safe_dump(without_secrets(composed.data), sort_keys=False, allow_unicode=True)
+    return Job(prepared.run.name, prepared.run.path, "train", settings, folders, configuration, lines)
 
 
 def _checked(cluster: ClusterConfig) -> int:

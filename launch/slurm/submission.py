@@ -100,8 +100,7 @@ def _require_no_job(job: Job) -> None:
 
 
 def _write(job: Job, script: Script) -> Path:
-    folder = job.launch_folder
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = job.make_launch_folder()
     copy_code(folder / CODE)
     copy_options(job.configuration_folders, folder / OPTIONS)
     write_text(folder / CONFIGURATION, job.configuration)

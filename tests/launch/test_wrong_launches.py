@@ -203,6 +203,14 @@ def test_other_mistakes(verb, arguments, expected, small_dataset, tmp_path, monk
     assert expected in line
 
 
+def test_a_secret_is_not_written_into_a_script(small_dataset, tmp_path, monkeypatch, capsys, programs):
+    write_program(programs / "sbatch", "exit 0")
+    monkeypatch.chdir(tmp_path)
+    place = "checkpoint.upload='s3://me:hidden@bucket/runs'"
+    line = launch(monkeypatch, capsys, small_dataset, "cluster=slurm", place)
+    assert "holds a secret" in line and "hidden" not in line
+
+
 def test_ranks_are_not_told_to_launch(small_dataset, tmp_path, monkeypatch, capsys):
     from train.__main__ import VERB
 
