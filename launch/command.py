@@ -6,12 +6,16 @@ import importlib
 import sys
 
 VERBS = {
-    "prepare": ("data_pipeline.prepare", "a corpus of text → a dataset folder of token shards"),
+    "prepare": ("launch.prepare", "a corpus of text → a dataset folder of token shards"),
     "inspect": ("data_pipeline.inspect", "what is in a dataset, and what a run reads in a step"),
-    "train": ("train.__main__", "trains or tunes a model; started again, it goes on"),
-    "evaluate": ("train.evaluate.__main__", "perplexity and bits per byte of a split or a text file"),
+    "train": ("launch.train", "trains or tunes a model; started again, it goes on"),
+    "evaluate": ("launch.evaluate", "perplexity and bits per byte of a split or a text file"),
     "generate": ("train.generate", "text from a run or a checkpoint"),
     "report": ("train.telemetry.report", "one run or several side by side → one page"),
+    "jobs": ("launch.slurm.jobs", "runs that were submitted to SLURM: state, step, loss, time left"),
+    "logs": ("launch.slurm.logs", "what a submitted run prints"),
+    "cancel": ("launch.slurm.cancel", "ends a submitted run, with a checkpoint first"),
+    "doctor": ("launch.doctor.__main__", "what this machine can do, what is missing, and how to mend it"),
     "verify": ("train.verify", "every checksum of a dataset or a checkpoint"),
 }
 

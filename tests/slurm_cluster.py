@@ -143,11 +143,16 @@ class Cluster:
             "KillWait": 3,
             "CompleteWait": 0,
             "MailProg": "/bin/true",
+            # a job in `urgent` takes the nodes of those in `main`, which go back to the queue
+            "PreemptType": "preempt/partition_prio",
+            "PreemptMode": "REQUEUE",
         }
         lines = [f"{name}={value}" for name, value in settings.items()]
         for node, port in zip(self.nodes, ports[1:]):
             lines.append(f"NodeName={node} NodeHostname={node} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=4000")
-        lines.append(f"PartitionName=main Nodes={','.join(self.nodes)} Default=YES MaxTime=60 DefaultTime=10 State=UP")
+        common = f"Nodes={','.join(self.nodes)} MaxTime=60 DefaultTime=10 State=UP"
+        lines.append(f"PartitionName=main {common} Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=30")
+        lines.append(f"PartitionName=urgent {common} PriorityTier=10 PreemptMode=OFF")
         return "\n".join(lines) + "\n"
 
 

@@ -8,11 +8,12 @@ import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 
+from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.verb import Request, Verb
 
 
 def run(request: Request) -> int:
-    """Compose, check, and unless it is a dry run, train. Returns the exit code."""
+    """Compose, check, and unless it is a dry run, train in the processes that are there. Returns the exit code."""
     # Read once, when torch is loaded. OpenMP's threads otherwise spin for a millisecond while they wait for each other,
     # and on a machine with other work two of them were measured to take five times as long as one.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -22,6 +23,11 @@ def run(request: Request) -> int:
     from train.settings import TrainConfig
 
     register_schemas()
+    for override in request.overrides:
+        if override.startswith("cluster=") and override != "cluster=local":
+            raise UserError(
+                f"{override}: `python -m train` is what a launcher starts; `headrace train {override}` starts it"
+            )
     composed = compose_configuration("train", request.overrides, TrainConfig, request.folders)
     if request.print_configuration:
         print(composed.yaml(), end="")

@@ -24,12 +24,14 @@ class ClusterConfig:
     """Where a run happens.
 
     Args:
-        kind: `local`: the processes that are there; one without a launcher, or torchrun's or deepspeed's.
+        kind: `local`: the processes that are there; one without a launcher, or torchrun's or deepspeed's. `headrace
+            train` knows more, and starts processes for which it is `local`.
         timeout_seconds: how long a process waits for the others in a collective before it gives up.
         hang_seconds: without an end of a step, until all processes write down where they are and end with exit code 69.
             The first step, checkpoints, validation and samples have six times as long. 0 waits for ever.
         straggler_ratio: a rank that takes so many times as long as the others for the same is named; 0 names none.
         threads: CPU threads of each process; None for OMP_NUM_THREADS, or an equal share of the machine's cores.
+        bind_cores: keep each process on cores of its own, an equal share of those that it may use.
     """
 
     kind: str = "local"
@@ -37,6 +39,7 @@ class ClusterConfig:
     hang_seconds: float = 600.0
     straggler_ratio: float = 1.5
     threads: int | None = None
+    bind_cores: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,11 @@ def join_world(config: ClusterConfig) -> World:
         Failure: there are fewer GPUs than local ranks, or the other processes can't be reached.
     """
     rank, local_rank, size = _from_environment("RANK", 0), _from_environment("LOCAL_RANK", 0), launched_size()
-    torch.set_num_threads(config.threads or _fair_threads(size))
+    if config.bind_cores:
+        _bind_cores(local_rank, _from_environment("LOCAL_WORLD_SIZE", size))
+        torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    else:
+        torch.set_num_threads(config.threads or _fair_threads(size))
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
             raise Failure(
@@ -185,6 +192,13 @@ def _fair_threads(size: int) -> int:
         return max(1, int(os.environ["OMP_NUM_THREADS"]))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // _from_environment("LOCAL_WORLD_SIZE", size))
+
+
+def _bind_cores(local_rank: int, local_ranks: int) -> None:
+    """Keep this process on its share of the cores, where there is at least one for each process."""
+    cores = sorted(os.sched_getaffinity(0))
+    if share := cores[local_rank * len(cores) // local_ranks : (local_rank + 1) * len(cores) // local_ranks]:
+        os.sched_setaffinity(0, share)
 
 
 def leave_world() -> None:

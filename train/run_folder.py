@@ -12,12 +12,12 @@ from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import json_hash, write_json, write_text
 from data_pipeline.foundation.locations import require_local
+from train.run_files import CHECKPOINTS, CONFIG, ENVIRONMENT, LAUNCH, OVERRIDES
 from train.run_lock import LOCK
 from train.settings import TrainConfig, deciding
 from train.telemetry.environment import describe_environment
 from train.telemetry.withheld import override_without_secrets, without_secrets
 
-CONFIG, OVERRIDES, ENVIRONMENT = "config.yaml", "overrides.yaml", "environment.json"
 FORBIDDEN_IN_NAMES = set("/\\\0\n\r\t\"'`$;&|<>*?!")
 
 
@@ -39,7 +39,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
 
 def locate_run(composed: Composed[TrainConfig], dataset_fingerprint: str) -> RunFolder:
@@ -87,8 +87,8 @@ def check_run(run: RunFolder, composed: Composed[TrainConfig]) -> None:
 
 
 def _is_of_a_beginning(name: str) -> bool:
-    """Tell whether a file can be left by a run that was killed before its settings stood."""
-    return name in (LOCK, OVERRIDES, ENVIRONMENT) or re.fullmatch(r"\..+\.tmp", name) is not None
+    """Tell whether a file can be left by a run that hasn't begun, or was killed before its settings stood."""
+    return name in (LAUNCH, LOCK, OVERRIDES, ENVIRONMENT) or re.fullmatch(r"\..+\.tmp", name) is not None
 
 
 def open_run(run: RunFolder, composed: Composed[TrainConfig]) -> None:

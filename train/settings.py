@@ -123,7 +123,9 @@ def check_settings(config: TrainConfig) -> None:
     if config.time_limit is not None:
         parse_seconds(config.time_limit)
     if config.cluster.kind != "local":
-        raise UserError(f"cluster.kind={config.cluster.kind}: there is local")
+        raise UserError(
+            f"cluster.kind={config.cluster.kind}: `python -m train` is what a launcher starts: use `headrace train`"
+        )
     check_schedule(config.schedule, config.steps)
     check_objective(config.objective)
     check_optimizer(config.optimizer)

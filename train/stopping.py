@@ -11,10 +11,15 @@ from data_pipeline.foundation.errors import EXIT_STOPPED_EARLY
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
+LAUNCHED = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "CROSS_RANK")
+"""Variables of torchrun, SLURM and deepspeed."""
+
+
 class StopRequests:
     """Catches the signals by which people and schedulers ask for an end. A second one ends the process at once.
 
-    `reason` names the first signal, or is None.
+    Not so, but for a second Ctrl-C, under a launcher: a scheduler tells every process, and the launcher passes on what
+    it is told. `reason` names the first signal, or is None.
     """
 
     def __init__(self) -> None:
@@ -28,8 +33,10 @@ class StopRequests:
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
         if self.reason is not None:
-            # Published checkpoints stay good whenever the process ends.
-            os._exit(EXIT_STOPPED_EARLY)
+            if number == signal.SIGINT or not any(name in os.environ for name in LAUNCHED):
+                # Published checkpoints stay good whenever the process ends.
+                os._exit(EXIT_STOPPED_EARLY)
+            return
         self.reason = signal.Signals(number).name
 
     def __exit__(

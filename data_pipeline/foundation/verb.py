@@ -22,6 +22,8 @@ class Request:
     overrides: list[str]
     json: bool = False
     dry_run: bool = False
+    multirun: bool = False
+    follow: bool = False
     print_configuration: bool = False
     folders: list[Path] = field(default_factory=list)
 
@@ -37,7 +39,8 @@ class Verb:
         groups: configuration groups that it takes, for the help.
         keys: the settings most often given, with a word each, for the help.
         examples: three command lines.
-        flags: which of `--json` and `--dry-run` it takes.
+        flags: which of `OPTIONAL_FLAGS` it takes.
+        positional: the setting that a word without `=` is for.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Verb:
     keys: tuple[tuple[str, str], ...] = ()
     examples: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    positional: str | None = None
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run the verb with command-line arguments; report errors as a person wants to read them.
@@ -99,7 +103,7 @@ class Verb:
         return flag not in OPTIONAL_FLAGS or flag in self.flags
 
     def _request(self, arguments: list[str]) -> Request:
-        json = dry_run = print_configuration = False
+        json = dry_run = multirun = follow = print_configuration = False
         folders: list[Path] = []
         overrides: list[str] = []
         rest = iter(arguments)
@@ -108,6 +112,10 @@ class Verb:
                 json = True
             elif argument == "--dry-run" and self._takes("--dry-run"):
                 dry_run = True
+            elif argument in ("--multirun", "-m") and self._takes("--multirun"):
+                multirun = True
+            elif argument == "--follow" and self._takes("--follow"):
+                follow = True
             elif argument == "--cfg":
                 if next(rest, None) != "job":
                     raise UserError("`--cfg` takes one word: --cfg job prints the configuration and does nothing else")
@@ -117,19 +125,39 @@ class Verb:
                 if folder is None:
                     raise UserError("`--config-dir` takes a folder with groups and options of your own")
                 folders.append(Path(folder))
+            elif argument == "--settings":
+                overrides += _settings(next(rest, None))
             elif argument.startswith("-"):
                 known = ", ".join(flag.split()[0] for flag in FLAGS if self._takes(flag))
                 raise UserError(f"unknown flag `{argument}`; flags: {known}. Settings are written KEY=VALUE")
+            elif self.positional and "=" not in argument:
+                overrides.append(f"{self.positional}='{argument}'")
             else:
                 overrides.append(argument)
-        return Request(overrides, json, dry_run, print_configuration, folders)
+        return Request(overrides, json, dry_run, multirun, follow, print_configuration, folders)
+
+
+def _settings(file: str | None) -> list[str]:
+    """Return the settings in a file. Raises UserError."""
+    import yaml
+
+    try:
+        settings = yaml.safe_load(Path(file or "").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"`--settings {file}` can't be read: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, list) or not all(isinstance(text, str) for text in settings):
+        raise UserError(f"`--settings {file}` takes a YAML list, with KEY=VALUE in each of its lines")
+    return settings
 
 
 FLAGS = {
     "--dry-run": "do everything up to the first step, then stop",
+    "--multirun": "a run for each combination of KEY=A,B,C",
+    "--follow": "go on until the end",
     "--json": "print results as JSON",
     "--cfg job": "print the resolved configuration, do nothing",
     "--config-dir DIR": "look here too for groups and options",
+    "--settings FILE": "settings from a file too: a YAML list of KEY=VALUE",
     "--help": "this page",
 }
-OPTIONAL_FLAGS = ("--json", "--dry-run")
+OPTIONAL_FLAGS = ("--json", "--dry-run", "--multirun", "--follow")

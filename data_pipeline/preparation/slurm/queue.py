@@ -80,7 +80,7 @@ def cancel_array(name: str) -> None:
     _ask("scancel", *_mine(name))
 
 
-def check_script(script: str, options: Iterable[str]) -> None:
+def check_script(script: str, options: Iterable[str], setting: str = "engine") -> None:
     """Let SLURM judge a batch script, without submitting it.
 
     Raises:
@@ -91,15 +91,15 @@ def check_script(script: str, options: Iterable[str]) -> None:
         with submission_environment(options):
             answer = _run("sbatch", "--test-only", input=script)
     except FileNotFoundError:
-        raise UserError("engine=slurm: there is no SLURM here (no command `sbatch`): use engine=local") from None
+        raise UserError(f"{setting}=slurm: there is no SLURM here (no command `sbatch`): use {setting}=local") from None
     except subprocess.TimeoutExpired:
-        raise Failure(f"engine=slurm: SLURM has not answered within {COMMAND_SECONDS:.0f} s") from None
+        raise Failure(f"{setting}=slurm: SLURM has not answered within {COMMAND_SECONDS:.0f} s") from None
     said = " ".join(answer.stderr.split())
     if answer.returncode == 0 or UNDECIDED.search(said):
         return
     if "ontact" in said or "configuration source" in said:
-        raise Failure(f"engine=slurm: SLURM can't be reached: {said}")
-    raise UserError(f"engine=slurm: SLURM refuses such a job: {said}")
+        raise Failure(f"{setting}=slurm: SLURM can't be reached: {said}")
+    raise UserError(f"{setting}=slurm: SLURM refuses such a job: {said}")
 
 
 @contextmanager

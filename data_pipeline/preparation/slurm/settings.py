@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data_pipeline.foundation.errors import UserError, printable
 
 OPTION = re.compile(r"--([a-z][a-z0-9-]*)(?:=(.+))?")
 MODULE = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
+
+
+@dataclass(frozen=True)
+class SbatchNames:
+    """Names of sbatch's options that aren't the user's to choose.
+
+    Args:
+        group: of configuration.
+        keys: options for which there is a key in it.
+        reserved: those that would take from us what we rely on, or bring code or an environment of their own.
+    """
+
+    group: str
+    keys: Mapping[str, str]
+    reserved: Sequence[str]
+
+
 OWN_KEYS = {
     **{"partition": "partition", "account": "account", "qos": "qos", "time": "time", "mem": "memory"},
     **{"cpus-per-task": "cpus_per_task", "array": "tasks"},
@@ -19,7 +37,27 @@ RESERVED = (
     *("chdir", "container", "dependency", "export", "export-file", "get-user-env", "uid", "gid", "hold", "kill-on"),
     *("parsable", "quiet", "test-only", "wait", "wrap"),
 )
-"""Options of sbatch that would take from us what we rely on, or bring code or an environment of their own."""
+NAMES = SbatchNames("engine", OWN_KEYS, RESERVED)
+
+
+def chosen_options(texts: Sequence[str], names: SbatchNames) -> dict[str, str | None]:
+    """Return more options of sbatch, as the user writes them; None where one takes no value.
+
+    Raises:
+        UserError: one isn't an option, or not the user's to choose.
+    """
+    options: dict[str, str | None] = {}
+    for text in texts:
+        match = OPTION.fullmatch(text)
+        if match is None or not text.isprintable():
+            raise UserError(f"{names.group}.sbatch: {printable(text)!r} isn't an option such as --constraint=avx2")
+        name, value = match.groups()
+        for ours in (*names.keys, *names.reserved):
+            if ours.startswith(name):  # sbatch takes an option's first letters for it
+                key = f", by {names.group}.{names.keys[ours]}" if ours in names.keys else ""
+                raise UserError(f"{names.group}.sbatch: --{ours} is ours to set{key}")
+        options[name] = value
+    return options
 
 
 @dataclass
@@ -71,14 +109,4 @@ class SlurmConfig:
         """
         words = {name: getattr(self, key) for name, key in OWN_KEYS.items() if name != "array"}
         options: dict[str, str | None] = {name: str(value) for name, value in words.items() if value is not None}
-        for text in self.sbatch:
-            match = OPTION.fullmatch(text)
-            if match is None or not text.isprintable():
-                raise UserError(f"engine.sbatch: {printable(text)!r} isn't an option such as --constraint=avx2")
-            name, value = match.groups()
-            for ours in (*OWN_KEYS, *RESERVED):
-                if ours.startswith(name):  # sbatch takes an option's first letters for it
-                    key = f", by engine.{OWN_KEYS[ours]}" if ours in OWN_KEYS else ""
-                    raise UserError(f"engine.sbatch: --{ours} is ours to set{key}")
-            options[name] = value
-        return options
+        return options | chosen_options(self.sbatch, NAMES)

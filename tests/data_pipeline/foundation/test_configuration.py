@@ -9,6 +9,7 @@ from data_pipeline.foundation.configuration import available_groups, compose_con
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.prepare import PrepareConfig
 from data_pipeline.readers.sources import SourceConfig
+from launch import schemas as launch_schemas
 from train.schemas import register_schemas
 from train.settings import TrainConfig
 
@@ -17,6 +18,7 @@ from train.settings import TrainConfig
 def schemas() -> None:
     register_schemas()
     data_schemas.register_schemas()
+    launch_schemas.register_schemas()
 
 
 def compose(*overrides: str, folders=()) -> TrainConfig:
