@@ -132,6 +132,11 @@ def check_settings(config: TrainConfig) -> None:
     check_checkpoints(config.checkpoint, config.validation.every)
     check_guard(config.guard)
     check_zero(config.zero, config.precision)
+    if config.optimizer.kind == "muon" and config.zero.stage:
+        raise UserError(
+            f"optimizer=muon needs zero=0, not {config.zero.stage}: it works on whole matrices, of which other stages "
+            "hold pieces of any shape"
+        )
     check_passed_through(config.deepspeed)
     check_data(config.data)
     longest = max(segment.length for segment in plan_run(config))
