@@ -1,0 +1,237 @@
+"""The memory of a rank through a step: what is held at each of its moments, and at which of them that is most.
+
+A step is not fullest where textbooks look. Weights, moments and partitions are there all the time; activations are
+most when gradients are least, and while those are reduced, DeepSpeed copies them into buckets and flattens those. So
+each moment is added up by itself, and the largest counts. Formulas: Rajbhandari et al. 2020 (ZeRO) for what is
+partitioned, DeepSpeed 0.19.8's stage_1_and_2.py and stage3.py for copies and buckets, our model for activations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+from train.memory.activations import Activations, activations
+from train.memory.layout import Layout
+from train.memory.sizes import ParameterSizes, parameter_sizes
+from train.model.transformer import TransformerConfig
+
+FLOAT = 4
+PLAIN_BUCKET = 500_000_000
+"""Elements that DeepSpeed reduces at once at stage 0, where our bucket doesn't reach."""
+
+LIVE_PARAMETERS = 1_000_000_000
+"""Elements that stage 3 keeps gathered, because they are needed again soon (`max_live_parameters`'s default)."""
+
+SUBGROUP = 1_000_000_000
+"""Elements that stage 3 updates at once (`sub_group_size`'s default)."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes held at a moment, by what they are for.
+
+    Args:
+        parameters: what the model computes with, and at stage 3 this rank's share of it and what is gathered.
+        optimizer: float32 weights and moments.
+        buffers: buckets, flat copies, and the copies that collectives need.
+    """
+
+    parameters: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    loss: int = 0
+    buffers: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def plus(self, **bytes_of: int) -> Held:
+        """Return a copy with more of some parts."""
+        return replace(self, **{part: getattr(self, part) + more for part, more in bytes_of.items()})
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a rank needs.
+
+    Args:
+        moments: on the device, by the name of the moment, in the order of a step.
+        host: bytes in host memory beside: what is offloaded. On a CPU it's part of `moments`.
+    """
+
+    moments: dict[str, Held]
+    host: int
+
+    @property
+    def moment(self) -> str:
+        """The moment at which most is held."""
+        return max(self.moments, key=lambda name: self.moments[name].total)
+
+    @property
+    def peak(self) -> Held:
+        return self.moments[self.moment]
+
+
+def footprint(model: TransformerConfig, layout: Layout, sizes: ParameterSizes | None = None) -> Footprint:
+    """Return the memory that a training step takes on the rank that needs most.
+
+    Args:
+        model: resolved configuration.
+        sizes: of its parameters, if they are known.
+    """
+    sizes = sizes or parameter_sizes(model)
+    kept = activations(model, layout)
+    device, host = _state(sizes, layout)
+    gradients = Gradients(sizes, layout, model)
+    carried = gradients.carried
+    # At stage 3 gathered weights are there from the forward pass on, unless there are too many of them.
+    start = device.plus(gradients=carried, parameters=gradients.gathered)
+    bucket = gradients.bucket if layout.zero.stage == 2 else 0
+    first = 0 if carried or layout.zero.stage == 3 else gradients.of_head
+    moments = {
+        "loss": start.plus(activations=kept.kept + kept.head, loss=kept.loss),
+        "gradient of the loss": start.plus(activations=kept.kept + kept.head, loss=kept.scaling),
+        "backward, last block": start.plus(
+            activations=kept.kept + kept.passing, gradients=first, buffers=bucket + gradients.of_block
+        ),
+        "backward, first block": start.plus(
+            activations=_one_block(kept, layout) + kept.passing,
+            gradients=0 if carried else gradients.whole,
+            buffers=bucket + gradients.of_block,
+        ),
+        "embedding's gradient": start.plus(
+            gradients=gradients.whole - (carried if gradients.whole else 0), buffers=bucket + gradients.of_head
+        ),
+        "reducing gradients": device.plus(
+            gradients=gradients.whole or carried, buffers=bucket + gradients.reduction, parameters=gradients.left
+        ),
+        "update": device.plus(gradients=gradients.at_update, buffers=gradients.update),
+    }
+    if not layout.is_gpu and host:
+        moments = {name: held.plus(optimizer=host) for name, held in moments.items()}
+    return Footprint(moments, 0 if not layout.is_gpu else host)
+
+
+def _one_block(kept: Activations, layout: Layout) -> int:
+    return kept.boundary if layout.activation_checkpointing else kept.block
+
+
+def _state(sizes: ParameterSizes, layout: Layout) -> tuple[Held, int]:
+    """Return what is always there on the device, and in host memory: ZeRO's partitions, flat, float32 copies apart.
+
+    In float32 too the weights that are updated are a copy of those that are computed with, but at stage 0.
+    """
+    zero, element, ranks = layout.zero, layout.element, layout.ranks
+    total = sizes.total
+    if zero.stage == 0:
+        return Held(parameters=element * total, optimizer=2 * FLOAT * total), 0
+    mine = -(-total // ranks)
+    host = 0
+    held = Held(parameters=element * (mine if zero.stage == 3 else total), optimizer=3 * FLOAT * mine)
+    if zero.stage == 3:
+        persistent = sizes.smaller_than(zero.persistence_threshold) if ranks > 1 else 0
+        held = held.plus(
+            parameters=element * persistent, gradients=element * mine, buffers=element * zero.reduce_bucket
+        )
+    if zero.offload_optimizer:
+        # Beside them in host memory: their gradients, and stages 1 and 2 a copy in the weights' own precision.
+        host += (3 * FLOAT + FLOAT) * mine + (0 if zero.stage == 3 else element * mine)
+        held = replace(held, optimizer=0, gradients=0)
+        if zero.stage < 3:
+            held = held.plus(buffers=element * sizes.largest)
+            host += element * sizes.largest
+    if zero.offload_parameters:
+        host += element * mine
+        held = replace(held, parameters=held.parameters - element * mine)
+    return held, host
+
+
+class Gradients:
+    """What gradients and their reduction take, in bytes.
+
+    Args:
+        sizes: of the parameters.
+        model: whose embedding's gradient, if tied, is made a second time before it is added to the head's.
+    """
+
+    def __init__(self, sizes: ParameterSizes, layout: Layout, model: TransformerConfig):
+        self._sizes, self._zero, self._layout = sizes, layout.zero, layout
+        self._element, self._ranks = layout.element, layout.ranks
+        self._offloaded = layout.zero.offload_optimizer
+        assert model.vocabulary_size is not None
+        self.of_head = self._element * model.vocabulary_size * model.width
+        in_blocks = sizes.total - (1 if model.tied_embeddings else 2) * model.vocabulary_size * model.width
+        self._block = self._element * (in_blocks // model.layers)
+
+    @property
+    def whole(self) -> int:
+        """All gradients at the end of the backward pass; from stage 2 on there are only buckets of them."""
+        return self._element * self._sizes.total if self._zero.stage < 2 else 0
+
+    @property
+    def of_block(self) -> int:
+        """Gradients of a block that haven't gone into a bucket yet."""
+        return self._block // 3 if self._zero.stage >= 2 else 0
+
+    @property
+    def owned(self) -> int:
+        """This rank's own, at stage 2 whole parameters of which it has a part."""
+        if self._zero.stage < 2 or self._offloaded:
+            return 0
+        return self._element * self._sizes.held_whole(self._ranks) if self._zero.stage == 2 else 0
+
+    @property
+    def carried(self) -> int:
+        """What a micro-batch finds of those before it."""
+        if self._layout.accumulation == 1:
+            return 0
+        return self.whole or self.owned
+
+    @property
+    def bucket(self) -> int:
+        """The buffer that gradients are collected in at stage 2, two of them if reduction overlaps."""
+        return self._element * self._zero.reduce_bucket * (2 if self._zero.overlap_communication else 1)
+
+    @property
+    def gathered(self) -> int:
+        """Weights that stage 3 holds whole during the passes; one process uses its partition as it is."""
+        if self._zero.stage < 3 or self._ranks == 1:
+            return 0
+        return self._element * min(self._sizes.total, LIVE_PARAMETERS)
+
+    @property
+    def left(self) -> int:
+        """Gathered weights that aren't given back yet when the last gradients are reduced: the embedding's."""
+        return min(self.gathered, self.of_head)
+
+    @property
+    def reduction(self) -> int:
+        """Copies while gradients are reduced: a bucket flattened, at stage 2 the rank's own part taken out of it."""
+        bucket = PLAIN_BUCKET if self._zero.stage == 0 else self._zero.reduce_bucket
+        flat = self._element * max(min(self._sizes.total, bucket), self._largest_beyond(bucket))
+        if self._zero.stage == 3:
+            # gloo's reduce-scatter works on a copy of its input.
+            return flat if self._layout.is_gpu else 2 * flat
+        if self._zero.stage < 2:
+            return flat
+        flushes_once = self._sizes.total <= bucket
+        return max(flat, self.owned) if flushes_once else flat + self.owned
+
+    def _largest_beyond(self, bucket: int) -> int:
+        return self._sizes.largest if self._sizes.largest > bucket else 0
+
+    @property
+    def at_update(self) -> int:
+        return self.whole or self.owned
+
+    @property
+    def update(self) -> int:
+        """A group's gradients flattened for the update, and turned into float32."""
+        if self._zero.stage == 0 or self._offloaded:
+            return 0
+        mine = -(-self._sizes.largest_group // self._ranks)
+        if self._zero.stage == 3:
+            mine = min(mine, SUBGROUP)
+        return mine * (FLOAT if self._element == FLOAT else FLOAT + self._element)
