@@ -22,6 +22,10 @@ PLAIN_BUCKET = 500_000_000
 LIVE_PARAMETERS = 1_000_000_000
 """Elements that stage 3 keeps gathered, because they are needed again soon (`max_live_parameters`'s default)."""
 
+UNCOLLECTED = 0.5
+"""Of the weights gathered, at stage 3, as copies that are in reference cycles of DeepSpeed's hooks and wait for Python's
+garbage collector: between none and nearly all were seen, depending on when it runs."""
+
 SUBGROUP = 1_000_000_000
 """Elements that stage 3 updates at once (`sub_group_size`'s default)."""
 
@@ -83,8 +87,9 @@ def footprint(model: TransformerConfig, layout: Layout, sizes: ParameterSizes | 
     """
     sizes = sizes or parameter_sizes(model)
     kept = activations(model, layout)
-    device, host = _state(sizes, layout)
     gradients = Gradients(sizes, layout, model)
+    device, host = _state(sizes, layout)
+    device = device.plus(buffers=int(UNCOLLECTED * gradients.gathered))
     carried = gradients.carried
     # At stage 3 gathered weights are there from the forward pass on, unless there are too many of them.
     start = device.plus(gradients=carried, parameters=gradients.gathered)
