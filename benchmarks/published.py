@@ -175,9 +175,7 @@ def predicted_speed(row: Row, device: DeviceConfig, network: NetworkConfig) -> f
     """Return tokens per second and device."""
     per_node = min(8, row.devices)
     cluster = Cluster(device, network, row.devices // per_node, per_node)
-    layout = Layout(
-        row.devices, row.micro, row.length, row.accumulation, "bf16", is_gpu=True, zero=ZeroConfig(stage=3)
-    )
+    layout = Layout(row.devices, row.micro, row.length, row.accumulation, "bf16", is_gpu=True, zero=ZeroConfig(stage=3))
     seconds = step_time(work_of(row), layout, cluster, FSDP, recomputed(row)).total
     return layout.tokens * layout.accumulation / seconds
 

@@ -66,7 +66,9 @@ def kept_share(interval: float, stall: float, restart: float, between_failures: 
     return interval / wall
 
 
-def goodput(config: FailuresConfig, devices: int, devices_per_node: int, state: float, host_bandwidth: float) -> Goodput:
+def goodput(
+    config: FailuresConfig, devices: int, devices_per_node: int, state: float, host_bandwidth: float
+) -> Goodput:
     """Return how a run goes whose checkpoints stall for a copy to the host and are written while it goes on.
 
     Args:

@@ -8,6 +8,7 @@ from data_pipeline.foundation.configuration import register
 from data_pipeline.foundation.errors import UserError
 from launch.plan.failures import FailuresConfig
 from launch.plan.hardware import Cluster, DeviceConfig, NetworkConfig
+from train.batch import BatchConfig, plan_batch
 from train.deepspeed_settings import ZeroConfig
 from train.model.transformer import TransformerConfig
 from train.precision import PrecisionConfig
@@ -91,7 +92,7 @@ def check_plan(config: PlanConfig) -> None:
     Raises:
         UserError: names the setting, the reason and the mend.
     """
-    counts = {"nodes": config.nodes, "devices_per_node": config.devices_per_node}
+    counts: dict[str, float] = {"nodes": config.nodes, "devices_per_node": config.devices_per_node}
     counts |= {"data.sequence_length": config.data.sequence_length, "data.vocabulary": config.data.vocabulary}
     optional = {"batch.sequences": config.batch.sequences, "batch.micro": config.batch.micro, "tokens": config.tokens}
     counts |= {key: value for key, value in optional.items() if value is not None}
@@ -119,13 +120,8 @@ def check_plan(config: PlanConfig) -> None:
             f"data.sequence_length={config.data.sequence_length} is longer than the model allows "
             f"(model.maximum_length={config.model.maximum_length}): shorten the one or raise the other"
         )
-    share = (config.batch.sequences or 0) % config.cluster.devices
-    if share:
-        low = config.batch.sequences - share  # type: ignore[operator]
-        choices = " or ".join(str(value) for value in (low, low + config.cluster.devices) if value)
-        raise UserError(
-            f"batch.sequences={config.batch.sequences} does not divide by {config.cluster.devices} devices: use {choices}"
-        )
+    if config.batch.sequences is not None:
+        plan_batch(BatchConfig(config.batch.sequences, config.batch.micro), config.cluster.devices)
 
 
 SHEET = (

@@ -66,7 +66,7 @@ def activations(model: TransformerConfig, layout: Layout) -> Activations:
         passing=passing + (block if layout.activation_checkpointing else 0),
         kept=kept,
         head=tokens * (norm + element * width),
-        loss=FLOAT * matrix + max(_logits(model.vocabulary_size, layout), element * matrix if element < FLOAT else 0),
+        loss=FLOAT * matrix + _chunk(model.vocabulary_size, matrix, layout),
         scaling=2 * element * matrix + tokens * element * width,
     )
 
@@ -79,7 +79,16 @@ def _norm(width: int, layout: Layout) -> int:
     return FLOAT * width + between + width * layout.element + FLOAT
 
 
-def _logits(vocabulary: int, layout: Layout) -> int:
-    """Return the bytes of the logits at once: a chunk's, their exponentials, and the chunk's before if there is one."""
+def _chunk(vocabulary: int, matrix: int, layout: Layout) -> int:
+    """Return the bytes that the loss of a chunk takes: its logits, their exponentials, and the chunk's before.
+
+    In 16 bits the head's gradient of a chunk is a matrix of its own before it is added to the sum in float32, which a
+    CPU turns into float32 first.
+    """
     rows = min(layout.tokens, max(1, CHUNK_LOGITS // vocabulary))
-    return FLOAT * rows * vocabulary * (3 if rows < layout.tokens else 2)
+    logits = FLOAT * rows * vocabulary
+    widest = logits * (3 if rows < layout.tokens else 2)
+    if layout.element == FLOAT:
+        return widest
+    product = matrix * (layout.element + (0 if layout.is_gpu else FLOAT))
+    return max(widest, product + logits + layout.element * rows * vocabulary)

@@ -23,8 +23,8 @@ LIVE_PARAMETERS = 1_000_000_000
 """Elements that stage 3 keeps gathered, because they are needed again soon (`max_live_parameters`'s default)."""
 
 UNCOLLECTED = 0.5
-"""Of the weights gathered, at stage 3, as copies that are in reference cycles of DeepSpeed's hooks and wait for Python's
-garbage collector: between none and nearly all were seen, depending on when it runs."""
+"""Of the weights that stage 3 gathers, as copies in reference cycles of DeepSpeed's hooks that wait for the garbage
+collector: between an eighth and nearly all were seen, depending on when it runs."""
 
 SUBGROUP = 1_000_000_000
 """Elements that stage 3 updates at once (`sub_group_size`'s default)."""

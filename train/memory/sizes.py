@@ -46,10 +46,11 @@ class ParameterSizes:
         held = np.zeros(ranks + 1, dtype=np.int64)
         for group in self.groups:
             partition = -(-sum(group) // ranks)
-            ends = np.cumsum(group)
-            first, last = (ends - group) // partition, (ends - 1) // partition
-            np.add.at(held, first, group)
-            np.subtract.at(held, last + 1, group)
+            ends = np.cumsum(np.asarray(group, dtype=np.int64))
+            numbers = np.asarray(group, dtype=np.int64)
+            first, last = (ends - numbers) // partition, (ends - 1) // partition
+            np.add.at(held, first, numbers)
+            np.subtract.at(held, last + 1, numbers)
         return int(np.cumsum(held)[:ranks].max())
 
 
