@@ -22,6 +22,7 @@ class Request:
     overrides: list[str]
     json: bool = False
     dry_run: bool = False
+    apply: bool = False
     print_configuration: bool = False
     folders: list[Path] = field(default_factory=list)
 
@@ -37,7 +38,7 @@ class Verb:
         groups: configuration groups that it takes, for the help.
         keys: the settings most often given, with a word each, for the help.
         examples: three command lines.
-        flags: which of `--json` and `--dry-run` it takes.
+        flags: which of `--json`, `--dry-run` and `--apply` it takes.
     """
 
     name: str
@@ -99,7 +100,7 @@ class Verb:
         return flag not in OPTIONAL_FLAGS or flag in self.flags
 
     def _request(self, arguments: list[str]) -> Request:
-        json = dry_run = print_configuration = False
+        json = dry_run = apply = print_configuration = False
         folders: list[Path] = []
         overrides: list[str] = []
         rest = iter(arguments)
@@ -108,6 +109,8 @@ class Verb:
                 json = True
             elif argument == "--dry-run" and self._takes("--dry-run"):
                 dry_run = True
+            elif argument == "--apply" and self._takes("--apply"):
+                apply = True
             elif argument == "--cfg":
                 if next(rest, None) != "job":
                     raise UserError("`--cfg` takes one word: --cfg job prints the configuration and does nothing else")
@@ -122,14 +125,15 @@ class Verb:
                 raise UserError(f"unknown flag `{argument}`; flags: {known}. Settings are written KEY=VALUE")
             else:
                 overrides.append(argument)
-        return Request(overrides, json, dry_run, print_configuration, folders)
+        return Request(overrides, json, dry_run, apply, print_configuration, folders)
 
 
 FLAGS = {
     "--dry-run": "do everything up to the first step, then stop",
     "--json": "print results as JSON",
+    "--apply": "write what is recommended as settings for `train`",
     "--cfg job": "print the resolved configuration, do nothing",
     "--config-dir DIR": "look here too for groups and options",
     "--help": "this page",
 }
-OPTIONAL_FLAGS = ("--json", "--dry-run")
+OPTIONAL_FLAGS = ("--json", "--dry-run", "--apply")
