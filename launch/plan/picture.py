@@ -64,13 +64,13 @@ def print_plan(plan: Plan, console: Console) -> None:
     config, recommendation = plan.config, plan.recommendation
     cluster, work = config.cluster, recommendation.work
     console.print(
-        f"{recommendation.model.name}: {work.parameters:,} parameters, {config.data.sequence_length:,} tokens a sequence, "
-        f"{recommendation.sequences:,} sequences a step; {config.precision.kind}",
+        f"{recommendation.model.name}: {work.parameters:,} parameters, {config.precision.kind}; "
+        f"{recommendation.sequences:,} sequences × {config.data.sequence_length:,} tokens a step",
         markup=False,
     )
     console.print(
-        f"{cluster.devices:,} × {config.device.name} ({config.nodes:,} × {config.devices_per_node}), "
-        f"{config.network.name}\n",
+        f"{cluster.devices:,} × {config.device.name}"
+        + (f", {config.devices_per_node} a machine, {config.network.name}\n" if config.nodes > 1 else "\n"),
         markup=False,
     )
     console.print(_table(plan))

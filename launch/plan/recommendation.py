@@ -78,20 +78,12 @@ def recommend(config: PlanConfig) -> Recommendation:
     work, devices = work_of(model, config.data.sequence_length), config.cluster.devices
     sequences = config.batch.sequences or devices * math.ceil(STEP_TOKENS / config.data.sequence_length / devices)
     options = [_option(layout, model, work, config) for layout in _layouts(config, sequences // devices)]
-    fitting = [option for option in options if option.fits]
-    best = max((option.tokens_per_second for option in fitting), default=0.0)
-    chosen = min(
-        (option for option in fitting if option.tokens_per_second >= AS_FAST * best),
-        key=lambda option: (*option.kind, option.needed),
-        default=None,
-    )
-    shown: dict[tuple[int, bool, bool], Option] = {}
-    for option in options:
-        other = shown.get(option.kind)
-        if other is None or _is_better(option, other):
-            shown[option.kind] = option
+    kinds = list(dict.fromkeys(option.kind for option in options))
+    shown = [_best([option for option in options if option.kind == kind]) for kind in sorted(kinds)]
+    fitting = [option for option in shown if option.fits]
+    chosen = _best(fitting) if fitting else None
     limits = _limits(chosen, options) if chosen else _too_large(options, config)
-    return Recommendation(model, work, sequences, sorted(shown.values(), key=lambda o: o.kind), chosen, limits)
+    return Recommendation(model, work, sequences, shown, chosen, limits)
 
 
 def _layouts(config: PlanConfig, share: int) -> list[Layout]:
@@ -131,11 +123,14 @@ def _option(layout: Layout, model: TransformerConfig, work: Work, config: PlanCo
     return Option(layout, held, need, fits, time, speed, work.model_flops * speed / peak)
 
 
-def _is_better(option: Option, other: Option) -> bool:
-    """Return whether an option shows better what its kind can do: one that fits, the faster, else the smaller."""
-    if option.fits != other.fits:
-        return option.fits
-    return option.tokens_per_second > other.tokens_per_second if option.fits else option.needed < other.needed
+def _best(options: list[Option]) -> Option:
+    """Return the simplest of those that fit and are as fast as the fastest, or what needs least if nothing fits."""
+    fitting = [option for option in options if option.fits]
+    if not fitting:
+        return min(options, key=lambda option: option.needed)
+    fastest = max(option.tokens_per_second for option in fitting)
+    as_fast = [option for option in fitting if option.tokens_per_second >= AS_FAST * fastest]
+    return min(as_fast, key=lambda option: (*option.kind, option.needed))
 
 
 def _limits(chosen: Option, options: list[Option]) -> str:
@@ -168,5 +163,5 @@ def _too_large(options: list[Option], config: PlanConfig) -> str:
     advice = "take more devices" if config.offload else "take more devices, or offload=true"
     return (
         f"memory: the least, {least.name} with a micro-batch of {least.layout.micro}, needs "
-        f"{least.needed / 1e9:.1f} GB of a {config.device.name}'s {config.device.memory / 1e9:.0f} GB; {advice}"
+        f"{least.needed / 1e9:.1f} GB of the {config.device.name}'s {config.device.memory / 1e9:.0f} GB; {advice}"
     )
