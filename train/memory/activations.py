@@ -42,7 +42,7 @@ def activations(model: TransformerConfig, layout: Layout) -> Activations:
     """Return what a micro-batch of a resolved model keeps.
 
     A norm keeps its input and its output, which the next products take; the kernel of CPUs, put together of smaller
-    ones, keeps the input in float32 and what is multiplied by the weight as well. Attention keeps rotated queries and
+    ones, keeps the input and what is multiplied by the weight in float32. Attention keeps rotated queries and
     keys, values, its output and a float per query and head (Dao 2023, FlashAttention-2). The feed-forward layer keeps
     gate, silu(gate), up and their product. Of logits there are never more than a chunk's.
     """
@@ -75,8 +75,7 @@ def _norm(width: int, layout: Layout) -> int:
     """Return the bytes a token keeps in a norm: input, output, and where kernels aren't fused, what is in between."""
     if layout.is_gpu:
         return 2 * width * layout.element + FLOAT
-    between = width * layout.element
-    return FLOAT * width + between + width * layout.element + FLOAT
+    return 2 * FLOAT * width + width * layout.element + FLOAT
 
 
 def _chunk(vocabulary: int, matrix: int, layout: Layout) -> int:
