@@ -16,6 +16,7 @@ import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from data_pipeline.foundation.configuration import compose_configuration
@@ -199,6 +200,7 @@ def predicted_memory(row: Row) -> float:
     return (state + gathered + activations + logits) / GIB
 
 
+@cache
 def sheets(name: str, network: str) -> tuple[DeviceConfig, NetworkConfig]:
     register_plan()
     overrides = ["model=llama_8b", f"device={name}", f"network={network}"]

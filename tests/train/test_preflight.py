@@ -29,7 +29,7 @@ def test_a_small_model_fits_here(prepared):
 
 
 def test_a_large_one_is_refused_before_anything_is_started(prepared):
-    with pytest.raises(UserError, match="this can't fit: a rank will hold [0-9,.]+ GB"):
+    with pytest.raises(UserError, match=r"this can't fit: a rank will hold [0-9,.]+ GB"):
         check_memory(prepared("model=llama_70b", "batch.sequences=4"), 0)
 
 
