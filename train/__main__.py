@@ -33,7 +33,7 @@ def run(request: Request) -> int:
 
     prepared = prepare_run(composed, launched_size())
     local_rank = launched_local_rank()
-    if (warning := check_memory(prepared, local_rank)) and local_rank == 0:
+    if (warning := check_memory(prepared, composed.value, local_rank)) and local_rank == 0:
         say(warning)
     if request.dry_run:
         print(json.dumps(asdict(prepared.batch)) if request.json else "\n".join(prepared.lines(composed.value)))

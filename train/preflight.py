@@ -17,7 +17,7 @@ from data_pipeline.foundation.configuration import Composed
 from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
 from train.memory.footprint import Footprint, footprint
-from train.memory.layout import Layout
+from train.memory.layout import STATE_BYTES, Layout
 from train.memory.room import Room, check_room, find_room, gigabytes, ranks_on_this_machine
 from train.memory.sizes import parameter_sizes
 from train.model.transformer import TransformerConfig
@@ -116,13 +116,17 @@ def _layout(config: TrainConfig, batch: BatchPlan, segments: Sequence[Segment]) 
     )
 
 
-def check_memory(prepared: Prepared, local_rank: int) -> str | None:
+def check_memory(prepared: Prepared, config: TrainConfig, local_rank: int) -> str | None:
     """Hold what a rank will need against what there is for it; return a warning where it is tight.
+
+    A checkpoint that is written while training goes on is a copy in host memory meanwhile, which is taken off.
 
     Raises:
         UserError: it can't fit; the message says what would.
     """
     room = find_room(ranks_on_this_machine(prepared.batch.ranks), local_rank)
+    if config.checkpoint.asynchronous and 0 < config.checkpoint.every < config.steps:
+        room = room.without(STATE_BYTES * prepared.parameters / prepared.batch.ranks)
     return check_room(prepared.footprint, room, lambda: mends(prepared.model, prepared.layout, room))
 
 

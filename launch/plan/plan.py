@@ -8,12 +8,10 @@ from typing import Any
 from launch.plan.failures import Goodput, goodput
 from launch.plan.recommendation import Option, Recommendation, recommend
 from launch.plan.settings import PlanConfig
+from train.memory.layout import STATE_BYTES
 
 TOKENS_PER_PARAMETER = 20
 """For the least loss at given operations (Hoffmann et al. 2022, Training Compute-Optimal Large Language Models)."""
-
-STATE_BYTES = 12
-"""Of a checkpoint, per parameter: its float32 weight and two moments."""
 
 
 @dataclass(frozen=True)

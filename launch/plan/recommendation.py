@@ -12,7 +12,7 @@ from train.deepspeed_constraints import CONSTRAINTS, Asked
 from train.memory.footprint import Footprint, footprint
 from train.memory.layout import Layout
 from train.memory.room import needed
-from train.memory.sizes import parameter_sizes
+from train.memory.sizes import ParameterSizes, parameter_sizes
 from train.model.transformer import TransformerConfig
 
 STEP_TOKENS = 1 << 20
@@ -77,7 +77,8 @@ def recommend(config: PlanConfig) -> Recommendation:
     model = config.model.resolve(config.model.vocabulary_size or config.data.vocabulary)
     work, devices = work_of(model, config.data.sequence_length), config.cluster.devices
     sequences = config.batch.sequences or devices * math.ceil(STEP_TOKENS / config.data.sequence_length / devices)
-    options = [_option(layout, model, work, config) for layout in _layouts(config, sequences // devices)]
+    sizes = parameter_sizes(model)
+    options = [_option(layout, model, sizes, work, config) for layout in _layouts(config, sequences // devices)]
     kinds = list(dict.fromkeys(option.kind for option in options))
     shown = [_best([option for option in options if option.kind == kind]) for kind in sorted(kinds)]
     fitting = [option for option in shown if option.fits]
@@ -113,8 +114,8 @@ def _layouts(config: PlanConfig, share: int) -> list[Layout]:
     ]
 
 
-def _option(layout: Layout, model: TransformerConfig, work: Work, config: PlanConfig) -> Option:
-    held = footprint(model, layout, parameter_sizes(model))
+def _option(layout: Layout, model: TransformerConfig, sizes: ParameterSizes, work: Work, config: PlanConfig) -> Option:
+    held = footprint(model, layout, sizes)
     time = step_time(work, layout, config.cluster)
     speed = layout.tokens * layout.accumulation / time.total
     peak = config.device.peak_flops[layout.precision]

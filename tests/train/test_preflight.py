@@ -16,31 +16,31 @@ from train.settings import TrainConfig
 
 @pytest.fixture
 def prepared(small_dataset: Path, tmp_path: Path):
-    def prepare(*overrides: str, ranks: int = 1) -> Prepared:
+    def prepare(*overrides: str, ranks: int = 1) -> tuple[Prepared, TrainConfig]:
         register_schemas()
         given = [f"data.path={small_dataset}", f"run.root={tmp_path}", "tracker=none", *overrides]
-        return prepare_run(compose_configuration("train", given, TrainConfig), ranks)
+        composed = compose_configuration("train", given, TrainConfig)
+        return prepare_run(composed, ranks), composed.value
 
     return prepare
 
 
 def test_a_small_model_fits_here(prepared):
-    assert check_memory(prepared("model=nano", "batch.sequences=4"), 0) is None
+    assert check_memory(*prepared("model=nano", "batch.sequences=4"), 0) is None
 
 
 def test_a_large_one_is_refused_before_anything_is_started(prepared):
     with pytest.raises(UserError, match=r"this can't fit: a rank will hold [0-9,.]+ GB"):
-        check_memory(prepared("model=llama_70b", "batch.sequences=4"), 0)
+        check_memory(*prepared("model=llama_70b", "batch.sequences=4"), 0)
 
 
 def test_what_is_about_to_happen_names_the_memory(prepared):
-    run = prepared("model=nano", "batch.sequences=4")
-    config = compose_configuration("train", ["data.path=x", "model=nano"], TrainConfig).value
+    run, config = prepared("model=nano", "batch.sequences=4")
     assert any(line.startswith("memory   ") and " MB of tensors" in line for line in run.lines(config))
 
 
 def test_mends_are_settings_that_do_fit_the_least_change_first(prepared):
-    run = prepared("model=small_30m", "batch.sequences=64", "data.sequence_length=512", ranks=2)
+    run, _ = prepared("model=small_30m", "batch.sequences=64", "data.sequence_length=512", ranks=2)
     peak = run.footprint.peak.total
     found = mends(run.model, run.layout, Room(peak * 0.9, peak, False))
     assert found[0].startswith("batch.micro=16 needs ")

@@ -40,6 +40,10 @@ class Room:
     host: float
     is_gpu: bool
 
+    def without(self, host: float) -> Room:
+        """Return what is left when so many bytes of host memory are used for something else."""
+        return Room(self.device if self.is_gpu else self.device - host, self.host - host, self.is_gpu)
+
 
 def needed(footprint: Footprint, is_gpu: bool) -> float:
     """Return the bytes to be had on the device: the peak, an allowance for gaps, and what isn't tensors."""

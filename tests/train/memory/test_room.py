@@ -38,6 +38,11 @@ def test_host_memory_that_offload_needs_is_counted_beside_a_gpus():
         check_room(needing(10**9, host=8 * 10**9), Room(80e9, 4e9, True), no_mends)
 
 
+def test_a_checkpoint_that_is_being_written_takes_host_memory():
+    assert Room(80e9, 8e9, True).without(2e9) == Room(80e9, 6e9, True)
+    assert Room(8e9, 8e9, False).without(2e9) == Room(6e9, 6e9, False)
+
+
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
     (tmp_path / "meminfo").write_text("MemTotal:  16000 kB\nMemAvailable:   8000 kB\n")
