@@ -1,7 +1,7 @@
 """`python -m benchmarks.memory_plan`: a rank's peak memory as predicted, beside what it was measured to be, on CPUs.
 
 Measured is the largest sum of bytes that torch's allocator had handed out at a moment, from the engine's construction
-to the end of the third step, counted from the events of its profiler: what `torch.cuda.max_memory_allocated` counts on
+to the end of the second step, counted from the events of its profiler: what `torch.cuda.max_memory_allocated` counts on
 a GPU. The resident memory of a process would say less: pages that were allocated and never written aren't in it, the
 allocator of the C library keeps what was freed, and libraries share it. Of several ranks the largest counts.
 """
@@ -25,20 +25,18 @@ from train.memory.layout import Layout
 from train.model.transformer import TransformerConfig
 
 MODELS = {
-    "tied": TransformerConfig(
-        vocabulary_size=20480, width=384, layers=8, heads=6, key_value_heads=6, hidden_width=1024
-    ),
+    "tied": TransformerConfig(vocabulary_size=16384, width=320, layers=8, heads=5, key_value_heads=5, hidden_width=864),
     "grouped": TransformerConfig(
-        vocabulary_size=24576,
-        width=640,
-        layers=5,
-        heads=10,
-        key_value_heads=5,
-        hidden_width=1728,
+        vocabulary_size=12288,
+        width=512,
+        layers=4,
+        heads=8,
+        key_value_heads=2,
+        hidden_width=1408,
         tied_embeddings=False,
     ),
 }
-STEPS = 3
+STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,10 @@ class Case:
     stage: int
     activation_checkpointing: bool
     micro: int = 2
-    length: int = 512
+    length: int = 192
     accumulation: int = 1
     precision: str = "fp32"
+    bucket: int = 4_000_000
 
     def layout(self, ranks: int) -> Layout:
         return Layout(
@@ -61,7 +60,7 @@ class Case:
             self.accumulation,
             self.precision,
             self.activation_checkpointing,
-            zero=ZeroConfig(stage=self.stage),
+            zero=ZeroConfig(stage=self.stage, reduce_bucket=self.bucket, gather_bucket=self.bucket),
         )
 
     @property

@@ -45,6 +45,7 @@ class PlanConfig:
     """A run to be planned.
 
     Args:
+        zero: buckets, overlap and threshold; the stage is planned.
         nodes: machines.
         devices_per_node: devices of each, one process on each device.
         stages: ZeRO stages to consider.
@@ -113,6 +114,10 @@ def check_plan(config: PlanConfig) -> None:
     if config.precision.kind not in config.device.peak_flops:
         known = ", ".join(config.device.peak_flops)
         raise UserError(f"precision={config.precision.kind}: the sheet of {config.device.name} knows {known}")
+    if config.zero.stage or config.zero.offload_optimizer or config.zero.offload_parameters:
+        raise UserError(
+            "zero.stage and zero.offload_… are what is planned: narrow them with stages=[…] and offload=true"
+        )
     if not config.stages or set(config.stages) - {0, 1, 2, 3}:
         raise UserError(f"stages={config.stages} must be some of 0, 1, 2 and 3")
     if config.data.sequence_length > config.model.maximum_length:

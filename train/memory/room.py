@@ -58,6 +58,9 @@ def find_room(ranks_here: int, local_rank: int) -> Room:
     """
     host = available_host_memory() / ranks_here
     if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            # There is no such GPU, which whoever joins the processes says better.
+            return Room(float("inf"), host, True)
         free, _ = torch.cuda.mem_get_info(local_rank)
         return Room(float(free), host, True)
     return Room(host, host, False)

@@ -117,6 +117,7 @@ def test_the_page_shows_every_option_runs_nothing_and_takes_names_as_text(tmp_pa
         (["network=carrier_pigeon"], "`network` has no option"),
         (["nodes=0"], "nodes=0 must be at least 1"),
         (["device.memory=0"], "device.memory=0.0 must be above 0"),
+        (["zero.stage=3"], "narrow them with stages"),
         (["stages=[4]"], "must be some of 0, 1, 2 and 3"),
         (["batch.sequences=7", "nodes=2"], "does not divide by 16 ranks"),
         (["data.sequence_length=100000"], "longer than the model allows"),
