@@ -167,8 +167,7 @@ class Gradients:
         self._offloaded = layout.zero.offload_optimizer
         assert model.vocabulary_size is not None
         self.of_head = self._element * model.vocabulary_size * model.width
-        in_blocks = sizes.total - (1 if model.tied_embeddings else 2) * model.vocabulary_size * model.width
-        self._block = self._element * (in_blocks // model.layers)
+        self._matrix = self._element * model.width * model.hidden_width
 
     @property
     def whole(self) -> int:
@@ -177,8 +176,8 @@ class Gradients:
 
     @property
     def of_block(self) -> int:
-        """Gradients of a block that haven't gone into a bucket yet."""
-        return self._block // 3 if self._zero.stage >= 2 else 0
+        """The gradient of a block's matrix that hasn't gone into a bucket yet."""
+        return self._matrix if self._zero.stage >= 2 else 0
 
     @property
     def owned(self) -> int:
@@ -213,19 +212,20 @@ class Gradients:
 
     @property
     def reduction(self) -> int:
-        """Copies while gradients are reduced: a bucket flattened, at stage 2 the rank's own part taken out of it."""
+        """Copies while gradients are reduced: a bucket flattened, at stage 2 the rank's own part taken out of it.
+
+        A gradient that is larger than a bucket is reduced alone, and from stage 2 on is then there beside the bucket.
+        """
         bucket = PLAIN_BUCKET if self._zero.stage == 0 else self._zero.reduce_bucket
-        flat = self._element * max(min(self._sizes.total, bucket), self._largest_beyond(bucket))
+        alone = self._element * self._sizes.largest if self._sizes.largest > bucket else 0
+        flat = max(self._element * min(self._sizes.total, bucket), alone)
         if self._zero.stage == 3:
             # gloo's reduce-scatter works on a copy of its input.
-            return flat if self._layout.is_gpu else 2 * flat
+            return alone + (flat if self._layout.is_gpu else 2 * flat)
         if self._zero.stage < 2:
             return flat
         flushes_once = self._sizes.total <= bucket
-        return max(flat, self.owned) if flushes_once else flat + self.owned
-
-    def _largest_beyond(self, bucket: int) -> int:
-        return self._sizes.largest if self._sizes.largest > bucket else 0
+        return alone + (max(flat, self.owned) if flushes_once else flat + self.owned)
 
     @property
     def at_update(self) -> int:
