@@ -86,7 +86,8 @@ def _chunk(vocabulary: int, matrix: int, layout: Layout) -> int:
     """
     rows = min(layout.tokens, max(1, CHUNK_LOGITS // vocabulary))
     logits = FLOAT * rows * vocabulary
-    widest = logits * (3 if rows < layout.tokens else 2)
+    chunks, last = -(-layout.tokens // rows), FLOAT * vocabulary * ((layout.tokens - 1) % rows + 1)
+    widest = 3 * logits if chunks > 2 else max(2 * logits, logits + 2 * last if chunks == 2 else 0)
     if layout.element == FLOAT:
         return widest
     product = matrix * (layout.element + (0 if layout.is_gpu else FLOAT))

@@ -101,10 +101,11 @@ def footprint(model: TransformerConfig, layout: Layout, sizes: ParameterSizes | 
         "backward, last block": start.plus(
             activations=kept.kept + kept.passing, gradients=first, buffers=bucket + gradients.of_block
         ),
+        "first reduction": start.plus(activations=kept.kept, buffers=bucket + gradients.early_reduction(model)),
         "backward, first block": start.plus(
             activations=_one_block(kept, layout) + kept.passing,
             gradients=0 if carried else gradients.whole,
-            buffers=bucket + gradients.of_block,
+            buffers=bucket + gradients.of_block + gradients.in_between,
         ),
         "embedding's gradient": start.plus(
             gradients=gradients.whole - (carried if gradients.whole else 0), buffers=bucket + gradients.of_head
@@ -211,21 +212,47 @@ class Gradients:
         return min(self.gathered, self.of_head)
 
     @property
-    def reduction(self) -> int:
-        """Copies while gradients are reduced: a bucket flattened, at stage 2 the rank's own part taken out of it.
+    def _alone(self) -> int:
+        """A gradient that is larger than a bucket: reduced alone, and from stage 2 on there beside the bucket."""
+        return self._element * self._sizes.largest if self._sizes.largest > self._bucket else 0
 
-        A gradient that is larger than a bucket is reduced alone, and from stage 2 on is then there beside the bucket.
-        """
-        bucket = PLAIN_BUCKET if self._zero.stage == 0 else self._zero.reduce_bucket
-        alone = self._element * self._sizes.largest if self._sizes.largest > bucket else 0
-        flat = max(self._element * min(self._sizes.total, bucket), alone)
-        if self._zero.stage == 3:
-            # gloo's reduce-scatter works on a copy of its input.
-            return alone + (flat if self._layout.is_gpu else 2 * flat)
+    def _flat(self, with_alone: bool) -> int:
+        """What is reduced at once, flattened; gloo's reduce-scatter, at stage 3, works on a copy of its input."""
+        flat = max(self._element * min(self._sizes.total, self._bucket), self._alone if with_alone else 0)
+        return 2 * flat if self._zero.stage == 3 and not self._layout.is_gpu else flat
+
+    @property
+    def reduction(self) -> int:
+        """Copies while the last gradients are reduced, at stage 2 with the rank's own part, taken out of the sum."""
+        flat = self._flat(with_alone=True)
         if self._zero.stage < 2:
             return flat
-        flushes_once = self._sizes.total <= bucket
-        return alone + (max(flat, self.owned) if flushes_once else flat + self.owned)
+        return self._alone + (max(flat, self.owned) if self._flushes_once else flat + self.owned)
+
+    def early_reduction(self, model: TransformerConfig) -> int:
+        """Copies where a bucket is full, or the head's gradient too large for one, while activations are still there.
+
+        A tied head's gradient waits for the embedding's.
+        """
+        if self._zero.stage < 2 or self._flushes_once:
+            return 0
+        heads_own = not model.tied_embeddings
+        return (self._alone if heads_own else 0) + max(self._flat(with_alone=heads_own), self.owned)
+
+    @property
+    def in_between(self) -> int:
+        """What stage 2 holds of this rank's own gradients while it still goes backward, and a bucket being reduced."""
+        if self._zero.stage != 2 or self._flushes_once:
+            return 0
+        return self.owned + self._element * self._bucket
+
+    @property
+    def _bucket(self) -> int:
+        return PLAIN_BUCKET if self._zero.stage == 0 else self._zero.reduce_bucket
+
+    @property
+    def _flushes_once(self) -> bool:
+        return self._sizes.total <= self._bucket
 
     @property
     def at_update(self) -> int:
