@@ -160,11 +160,12 @@ def _peak(case: Case, world) -> int:  # type: ignore[no-untyped-def]
             engine.train_step([batch() for _ in range(case.accumulation)], objective, 1e-3, lambda *_: None)
     engine.close()
     del engine
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
+    # Those of different threads are listed one thread after the other.
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
     return peak
 
 

@@ -44,7 +44,7 @@ def test_every_row_has_a_source_and_a_case_here():
 @pytest.mark.parametrize("name", BREAKS)
 def test_what_breaks_a_row_is_refused_with_its_message(name):
     zero, precision, passed, said = BREAKS[name]
-    with pytest.raises(UserError, match="") as refused:
+    with pytest.raises(UserError) as refused:
         check_zero(ZeroConfig(**zero), PrecisionConfig(precision), passed)
     assert said in str(refused.value)
 

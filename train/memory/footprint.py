@@ -89,7 +89,7 @@ def footprint(model: TransformerConfig, layout: Layout, sizes: ParameterSizes | 
     kept = activations(model, layout)
     gradients = Gradients(sizes, layout, model)
     device, host = _state(sizes, layout)
-    device = device.plus(buffers=int(UNCOLLECTED * gradients.gathered))
+    device = device.plus(buffers=int(UNCOLLECTED * gradients.gathered) + gradients.lingering)
     carried = gradients.carried
     # At stage 3 gathered weights are there from the forward pass on, unless there are too many of them.
     start = device.plus(gradients=carried, parameters=gradients.gathered)
@@ -245,6 +245,12 @@ class Gradients:
         if self._zero.stage != 2 or self._flushes_once:
             return 0
         return self.owned + self._element * self._bucket
+
+    @property
+    def lingering(self) -> int:
+        """A flattened bucket that gloo's thread still has: none, one or two were seen after several reductions."""
+        several = self._ranks > 1 and self._zero.stage > 0 and not self._flushes_once
+        return self._element * self._bucket if several and not self._layout.is_gpu else 0
 
     @property
     def _bucket(self) -> int:

@@ -121,14 +121,15 @@ def test_offload_moves_the_optimizer_to_the_host_of_a_gpu_and_nowhere_on_a_cpu(s
     assert on_cpu.host == 0 and on_cpu.peak.optimizer >= 12 * parameter_sizes(MODEL).total // 4
 
 
+WHOLE = 50_000_000
 CASES = [
-    *(Case("tied", stage, activation_checkpointing=False, length=128) for stage in range(4)),
-    Case("grouped", 1, activation_checkpointing=True, micro=1, length=128, accumulation=2),
-    Case("grouped", 2, activation_checkpointing=False, micro=1, length=64, accumulation=2),
+    *(Case("tied", stage, activation_checkpointing=False, length=128, bucket=WHOLE) for stage in range(4)),
+    Case("grouped", 1, activation_checkpointing=True, micro=1, length=128, accumulation=2, bucket=WHOLE),
+    Case("grouped", 2, activation_checkpointing=False, micro=1, length=64, accumulation=2, bucket=WHOLE),
 ]
 
 
 def test_trainings_hold_as_much_as_predicted():
-    """Two processes. At stage 3 what DeepSpeed leaves to the garbage collector comes and goes."""
+    """Two processes, all gradients in one bucket. At stage 3 what waits for the garbage collector comes and goes."""
     for case, measured in zip(CASES, measured_peaks(CASES, 2)):
-        assert predicted_peak(case, 2) == pytest.approx(measured, rel=0.15 if case.stage == 3 else 0.03), case.name
+        assert predicted_peak(case, 2) == pytest.approx(measured, rel=0.2 if case.stage == 3 else 0.03), case.name
