@@ -1,7 +1,7 @@
 """Muon: momentum whose update of a matrix is made orthogonal, beside AdamW for all that is no hidden layer's matrix.
 
-Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the scale of the update is that of
-Liu et al. 2025, "Muon is scalable for LLM training", with which AdamW's rates and decay serve for both.
+Sources: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the scale of the update is that
+of Liu et al. 2025, "Muon is scalable for LLM training", with which AdamW's rates and decay serve for both.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return about the nearest matrix with orthonormal rows or columns: its singular values driven to between 0.7 and 1.2, but for very small ones.
+    """Return about the nearest matrix with orthonormal rows or columns.
 
-    Newton–Schulz's iteration on a matrix of norm 1, in float32 on a CPU, whose bfloat16 is slow and was measured to be
-    too coarse, and in bfloat16 on a GPU.
+    Newton–Schulz's iteration drives singular values, but for very small ones, to between 0.7 and 1.2. It runs in float32
+    on a CPU, whose bfloat16 is slow and was measured to be too coarse, and in bfloat16 on a GPU.
 
     Args:
         matrix: (rows, columns).

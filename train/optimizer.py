@@ -52,6 +52,11 @@ def check_optimizer(config: OptimizerConfig) -> None:
         raise UserError(f"optimizer.betas={config.betas} must be two numbers in [0, 1)")
 
 
+def is_decayed(name: str, dimensions: int, decay_all: bool) -> bool:
+    """Return whether a parameter decays: matrices but the embedding do, unless everything shall."""
+    return decay_all or (dimensions >= 2 and not name.startswith("embedding."))
+
+
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Return the optimizer over a model's parameters, in groups with and without weight decay.
 
@@ -61,9 +66,9 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
     free: list[nn.Parameter] = []
     hidden: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_matrix = len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
-        decays = config.decay_all or (is_matrix and not name.startswith("embedding."))
-        is_hidden = is_matrix and name.startswith("blocks.")
+        dimensions = len(getattr(parameter, "ds_shape", parameter.shape))
+        is_hidden = dimensions >= 2 and name.startswith("blocks.")
+        decays = is_decayed(name, dimensions, config.decay_all)
         (hidden if config.kind == "muon" and is_hidden else decayed if decays else free).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": hidden, "weight_decay": config.weight_decay, "orthogonal": True},

@@ -131,7 +131,7 @@ def check_settings(config: TrainConfig) -> None:
     check_optimizer(config.optimizer)
     check_checkpoints(config.checkpoint, config.validation.every)
     check_guard(config.guard)
-    check_zero(config.zero, config.precision)
+    check_zero(config.zero, config.precision, config.deepspeed)
     if config.optimizer.kind == "muon" and config.zero.stage:
         raise UserError(
             f"optimizer=muon needs zero=0, not {config.zero.stage}: it works on whole matrices, of which other stages "
