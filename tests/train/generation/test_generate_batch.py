@@ -94,7 +94,7 @@ def test_each_prompt_is_written_up_to_the_models_length(model):
 def test_likelihoods_are_those_of_hugging_face_for_each_pair_alone(model, tokens_at_once):
     twin = hugging_face_twin(model)[0].eval()
     prompts, others = some_prompts(), some_prompts(seed=6)
-    pairs = list(zip(prompts, others[1:] + [[]]))
+    pairs = list(zip(prompts, [*others[1:], []]))
     greedy = continued(model, prompts[:2], tokens=4, temperature=0.0)
     pairs += list(zip(prompts, greedy))
     scored = log_likelihoods(model, pairs, model.config.maximum_length, CPU, tokens_at_once)
