@@ -19,6 +19,7 @@ from train.model.attention import Attention, KeyValueCache, rotary_table
 from train.model.cross_entropy import linear_cross_entropy
 from train.model.documents import DocumentEnds, Documents, lay_out
 from train.model.layers import Embedding, Linear
+from train.model.ragged_cache import RaggedCache
 
 
 @dataclass
@@ -130,7 +131,7 @@ class Block(nn.Module):
         x_BTD: Tensor,
         rotary: tuple[Tensor, Tensor],
         documents: Documents | None = None,
-        cache: KeyValueCache | None = None,
+        cache: KeyValueCache | RaggedCache | None = None,
     ) -> Tensor:
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary, documents, cache)
         return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD))
@@ -173,8 +174,9 @@ class Transformer(nn.Module):
         tokens_BT: Tensor,
         targets_BT: Tensor | None = None,
         document_ends: DocumentEnds | None = None,
-        cache: KeyValueCache | None = None,
+        cache: KeyValueCache | RaggedCache | None = None,
         z_loss: float = 0.0,
+        at_BN: Tensor | None = None,
     ) -> Tensor:
         """Return logits (B, T, vocabulary), or with targets the summed loss over them, a float32 scalar.
 
@@ -184,13 +186,14 @@ class Transformer(nn.Module):
             document_ends: per sequence; attention then stays within a document, and positions begin anew with each.
             cache: keys and values of earlier tokens; the new ones are added.
             z_loss: weight of the squared log-partition in the loss.
+            at_BN: positions in T of each sequence whose logits alone are wanted; the result is (B, N, vocabulary).
         """
         documents = None if document_ends is None else lay_out(document_ends, tokens_BT.device)
         if documents is not None:
             positions = documents.positions_BT
         else:
-            first = cache.length if cache is not None else 0
-            positions = torch.arange(first, first + tokens_BT.shape[1], device=tokens_BT.device)
+            tokens = tokens_BT.shape[1]
+            positions = torch.arange(tokens, device=tokens_BT.device) if cache is None else cache.positions(tokens)
         cosine, sine = rotary_table(positions, self.config.width_of_head, self.config.rotary_theta)
         x_BTD = self.embedding(tokens_BT)
         rotary = (cosine.to(x_BTD.dtype), sine.to(x_BTD.dtype))
@@ -200,5 +203,7 @@ class Transformer(nn.Module):
             else:
                 x_BTD = block(x_BTD, rotary, documents, cache)
         if cache is not None:
-            cache.length += tokens_BT.shape[1]
+            cache.advance(tokens_BT.shape[1])
+        if at_BN is not None:
+            x_BTD = x_BTD.gather(1, at_BN.unsqueeze(-1).expand(-1, -1, x_BTD.shape[-1]))
         return self.head(self.norm(x_BTD), targets_BT, z_loss)
