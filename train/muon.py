@@ -94,8 +94,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(matrix: Tensor) -> Tensor:
     """Return about the nearest matrix with orthonormal rows or columns.
 
-    Newton–Schulz's iteration drives singular values, but for very small ones, to between 0.7 and 1.2. It runs in float32
-    on a CPU, whose bfloat16 is slow and was measured to be too coarse, and in bfloat16 on a GPU.
+    Newton–Schulz's iteration drives singular values, but for tiny ones, to between 0.7 and 1.2. It runs in float32 on
+    a CPU, whose bfloat16 is slow and was measured to be too coarse, and in bfloat16 on a GPU.
 
     Args:
         matrix: (rows, columns).

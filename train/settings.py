@@ -19,6 +19,7 @@ from train.optimizer import OptimizerConfig, check_optimizer
 from train.precision import PrecisionConfig
 from train.samples import SamplesConfig
 from train.schedule import ScheduleConfig, check_schedule
+from train.study.settings import StudyConfig
 from train.telemetry.trackers import TrackerConfig
 from train.time_limit import parse_seconds
 from train.validation import ValidationConfig
@@ -76,6 +77,7 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
     deepspeed: dict[str, Any] = field(default_factory=dict)
 
 
@@ -95,6 +97,7 @@ FREE_TO_CHANGE = (
     "run",
     "samples",
     "stop_after",
+    "study",
     "time_limit",
     "tracker",
     "validation",
