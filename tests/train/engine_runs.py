@@ -189,6 +189,11 @@ class LastIsNan:
     def __init__(self, objective: Objective, calls: int, world: World):
         self._objective, self._left, self._here = objective, calls, world.rank == world.size - 1
 
+    is_likelihood = True
+
+    def held_out(self, model: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        return self._objective.held_out(model, batch)
+
     def target_count(self, batch: Batch) -> int:
         return self._objective.target_count(batch)
 

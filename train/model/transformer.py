@@ -6,6 +6,7 @@ norm). A batch goes `tokens → embedding → blocks → norm → head → loss`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -19,6 +20,9 @@ from train.model.attention import Attention, KeyValueCache, rotary_table
 from train.model.cross_entropy import linear_cross_entropy
 from train.model.documents import DocumentEnds, Documents, lay_out
 from train.model.layers import Embedding, Linear
+
+Output = Callable[[Tensor, Tensor], Tensor]
+"""What is made of the last hidden states (N, D) and the head's weight (V, D), which only there is sure to be whole."""
 
 
 @dataclass
@@ -144,7 +148,9 @@ class Head(nn.Module):
         assert config.vocabulary_size is not None
         self.weight = nn.Parameter(torch.empty(config.vocabulary_size, config.width))
 
-    def forward(self, x_BTD: Tensor, targets_BT: Tensor | None, z_loss: float) -> Tensor:
+    def forward(self, x_BTD: Tensor, targets_BT: Tensor | None, z_loss: float, output: Output | None) -> Tensor:
+        if output is not None:
+            return output(x_BTD.flatten(0, 1), self.weight)
         if targets_BT is None:
             return x_BTD @ self.weight.t()
         return linear_cross_entropy(x_BTD.flatten(0, 1), self.weight, targets_BT.flatten(), z_loss)
@@ -175,6 +181,7 @@ class Transformer(nn.Module):
         document_ends: DocumentEnds | None = None,
         cache: KeyValueCache | None = None,
         z_loss: float = 0.0,
+        output: Output | None = None,
     ) -> Tensor:
         """Return logits (B, T, vocabulary), or with targets the summed loss over them, a float32 scalar.
 
@@ -184,6 +191,7 @@ class Transformer(nn.Module):
             document_ends: per sequence; attention then stays within a document, and positions begin anew with each.
             cache: keys and values of earlier tokens; the new ones are added.
             z_loss: weight of the squared log-partition in the loss.
+            output: makes something else of hidden states and head, which is returned.
         """
         documents = None if document_ends is None else lay_out(document_ends, tokens_BT.device)
         if documents is not None:
@@ -201,4 +209,4 @@ class Transformer(nn.Module):
                 x_BTD = block(x_BTD, rotary, documents, cache)
         if cache is not None:
             cache.length += tokens_BT.shape[1]
-        return self.head(self.norm(x_BTD), targets_BT, z_loss)
+        return self.head(self.norm(x_BTD), targets_BT, z_loss, output)
