@@ -47,6 +47,11 @@ class Batch:
     numbers: range
     labels: Tensor | None = None
 
+    @property
+    def counted_targets(self) -> int:
+        """How many targets count."""
+        return int((self.targets >= 0).sum())
+
 
 @dataclass(frozen=True)
 class Share:

@@ -35,7 +35,8 @@ class StepResult:
     Args:
         loss: mean over the targets of the whole batch, before the update.
         gradient_norm: before clipping.
-        targets: of the whole batch.
+        targets: of the whole batch, as the objective counts them: tokens, or pairs.
+        tokens: of the whole batch that are targets.
         busy_seconds: (ranks,) that each rank took for reading and the forward passes of the step before.
         refused: why no update was made, if none was.
         overflowed: whether fp16 has overflowed, and DeepSpeed lowered its loss scale instead of an update.
@@ -44,6 +45,7 @@ class StepResult:
     loss: float
     gradient_norm: float
     targets: int
+    tokens: int
     busy_seconds: list[float]
     refused: str | None = None
     overflowed: bool = False
@@ -115,7 +117,8 @@ class Engine:
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = rate
         device = self.world.device
-        targets, busy = self._announce(sum(map(objective.target_count, batches)), waited + self._forward.take())
+        counts = sum(map(objective.target_count, batches)), sum(batch.counted_targets for batch in batches)
+        targets, tokens, busy = self._announce(counts, waited + self._forward.take())
         # DeepSpeed takes the mean over ranks and micro-batches; this factor turns it into the sum over targets.
         factor = self.batch.ranks * len(batches) / max(1, targets)
         summed = torch.zeros((), dtype=torch.float64, device=device)
@@ -132,14 +135,15 @@ class Engine:
         overflows = self.deepspeed.fp16_enabled() and math.isfinite(mean) and not math.isfinite(norm)
         refused = None if overflows else judge(mean, norm)
         if refused is None:
-            return StepResult(mean, norm, targets, busy, overflowed=not self._update.take())
+            return StepResult(mean, norm, targets, tokens, busy, overflowed=not self._update.take())
         self._update.drop()
-        return StepResult(mean, norm, targets, busy, refused)
+        return StepResult(mean, norm, targets, tokens, busy, refused)
 
     @torch.no_grad()
-    def summed_loss(self, batch: Batch, objective: Objective) -> float:
-        """Return this rank's summed loss on a batch, without learning. Every rank must call it equally often."""
-        return float(objective.summed_loss(self.deepspeed, self._on_device(batch)))
+    def held_out(self, batch: Batch, objective: Objective) -> dict[str, float]:
+        """Return this rank's summed figures of a batch, without learning. Every rank must call it equally often."""
+        figures = objective.held_out(self.deepspeed, self._on_device(batch))
+        return {name: float(figure) for name, figure in figures.items()}
 
     @contextmanager
     def evaluating(self) -> Iterator[Callable[..., Tensor]]:
@@ -154,12 +158,12 @@ class Engine:
     def close(self) -> None:
         self.deepspeed.destroy()
 
-    def _announce(self, targets: int, busy_seconds: float) -> tuple[int, list[float]]:
-        """Return the targets of all ranks together, and what time each rank tells of itself, in one all-reduce."""
-        told = torch.zeros(1 + self.world.size, dtype=torch.float64)
-        told[0], told[1 + self.world.rank] = targets, busy_seconds
-        total, *seconds = self.world.sum(told.to(self.world.device)).tolist()
-        return int(total), seconds
+    def _announce(self, counts: tuple[int, int], busy_seconds: float) -> tuple[int, int, list[float]]:
+        """Return targets and tokens of all ranks together, and what time each tells of itself, in one all-reduce."""
+        told = torch.zeros(2 + self.world.size, dtype=torch.float64)
+        told[0], told[1], told[2 + self.world.rank] = *counts, busy_seconds
+        targets, tokens, *seconds = self.world.sum(told.to(self.world.device)).tolist()
+        return int(targets), int(tokens), seconds
 
     def _accumulate(self, micro_batches: int) -> None:
         """Tell DeepSpeed how many micro-batches a step has, where it isn't as many as in the step before."""

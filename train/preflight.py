@@ -16,6 +16,7 @@ from data_pipeline.dataset import stage_tokens
 from data_pipeline.foundation.configuration import Composed
 from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
+from train.frozen import Frozen, find_frozen
 from train.memory.footprint import Footprint, footprint
 from train.memory.layout import STATE_BYTES, Layout
 from train.memory.room import Room, check_room, find_room, gigabytes, ranks_on_this_machine
@@ -42,6 +43,7 @@ class Prepared:
         token_bytes: (vocabulary,) bytes of text that each token stands for.
         lineage: run, dataset and settings by name and fingerprint.
         start: whose weights a new run begins with; its own, drawn at random, if None.
+        frozen: the model that the objective holds this one to; most need none.
     """
 
     model: TransformerConfig
@@ -54,6 +56,7 @@ class Prepared:
     run: RunFolder
     lineage: dict[str, Any]
     start: Start | None
+    frozen: Frozen | None = None
 
     def lines(self, config: TrainConfig) -> list[str]:
         """Return what is about to happen, for a person."""
@@ -66,6 +69,7 @@ class Prepared:
         return [
             f"run      {self.run.path}",
             *([f"start    {self.start.checkpoint}"] if self.start else []),
+            *([f"{self.frozen.role:<8} {self.frozen.checkpoint}"] if self.frozen else []),
             f"model    {self.model.name}: {self.parameters:,} parameters, vocabulary {self.model.vocabulary_size:,}",
             f"data     {self.data.describe(config.steps)}",
             f"batch    {last.sequences} sequences × {last.length} tokens = {last.sequences * last.length:,} tokens a "
@@ -94,6 +98,7 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     shape = start.model if start else config.model
     model = shape.resolve(data.tokenizer.vocabulary_size, packed=config.data.packing == "best_fit")
     check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name)
+    frozen = find_frozen(config, model, run, data.tokenizer, data.name)
     check_run(run, composed)
     layout, sizes = _layout(config, batch, segments), parameter_sizes(model, config.optimizer.decay_all)
     assert model.vocabulary_size is not None
@@ -111,8 +116,10 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
             "dataset": data.fingerprint,
             "configuration": run.fingerprint,
             **({"start": start.lineage} if start else {}),
+            **({frozen.role: frozen.lineage} if frozen else {}),
         },
         start=start,
+        frozen=frozen,
     )
 
 

@@ -130,7 +130,7 @@ def check_settings(config: TrainConfig) -> None:
             f"cluster.kind={config.cluster.kind}: `python -m train` is what a launcher starts: use `headrace train`"
         )
     check_schedule(config.schedule, config.steps)
-    check_objective(config.objective)
+    check_objective(config.objective, config.start_from)
     check_optimizer(config.optimizer)
     check_checkpoints(config.checkpoint, config.validation.every)
     check_guard(config.guard)

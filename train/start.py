@@ -73,8 +73,11 @@ def find_start(
             shape[key.removeprefix("model.")] = getattr(config, key.removeprefix("model."))
         elif key == "model" or key.startswith("model."):
             raise UserError(f"{override}: the model is that of start_from={source}; leave it out")
-    lineage = read_trainer_state(checkpoint).lineage
-    if is_gone:
-        return Start(checkpoint, TransformerConfig(**shape), lineage["start"])
-    origin = {"checkpoint": checkpoint.name, "manifest": file_hash(checkpoint / MANIFEST), "of": lineage}
+    origin = read_trainer_state(checkpoint).lineage["start"] if is_gone else origin_of(checkpoint)
     return Start(checkpoint, TransformerConfig(**shape), origin)
+
+
+def origin_of(checkpoint: Path) -> dict[str, Any]:
+    """Return, for a lineage, which checkpoint it is, by the hash of its manifest, and where it came from itself."""
+    lineage = read_trainer_state(checkpoint).lineage
+    return {"checkpoint": checkpoint.name, "manifest": file_hash(checkpoint / MANIFEST), "of": lineage}

@@ -14,7 +14,7 @@ from data_pipeline.foundation.errors import EXIT_STOPPED_EARLY, Failure
 from data_pipeline.foundation.progress import say
 from data_pipeline.loader import Share
 from train.checkpoint.folder import step_of
-from train.checkpoint.load import Found, find_newest_whole, load_checkpoint, load_weights
+from train.checkpoint.load import Found, find_newest_whole, load_checkpoint, load_transformer, load_weights
 from train.checkpoint.pieces import optimizer_steps
 from train.checkpoint.remote import RemoteCheckpoints
 from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of, seed_random_state
@@ -22,10 +22,13 @@ from train.checkpoint.upload import Uploader
 from train.checkpoint.writer import CheckpointWriter
 from train.distributed import World
 from train.engine import Engine, StepResult
+from train.frozen import Frozen
 from train.guard import Guard, given_up
 from train.hardware import peak_flops, peak_memory, slow_format_warning
 from train.memory.layout import STATE_BYTES
+from train.model.transformer import Transformer
 from train.objective import build_objective
+from train.precision import DTYPES
 from train.preflight import Prepared
 from train.replicas import check_replicas
 from train.run_folder import check_run, open_run
@@ -55,8 +58,8 @@ class Trainer:
         self.config, self.prepared, self.world = composed.value, prepared, world
         self.run = prepared.run
         world.on_main(lambda: check_run(self.run, composed))
-        datasets = world.gather(self.run.dataset_fingerprint)
-        world.on_main(lambda: self._require_one_dataset(datasets))
+        read = world.gather(prepared.lineage)
+        world.on_main(lambda: self._require_the_same(read))
         upload = self.config.checkpoint.upload
         self.remote = RemoteCheckpoints(upload, self.run.name) if upload else None
         self.found = self._find_checkpoint()
@@ -82,13 +85,17 @@ class Trainer:
             self.config.activation_checkpointing,
             self.config.deepspeed,
         )
-        self.objective = build_objective(self.config.objective, bool(prepared.model.document_mask))
+        self.objective = build_objective(
+            self.config.objective, bool(prepared.model.document_mask), self._frozen_model(prepared.frozen)
+        )
         held_out = prepared.data.held_out
         self.validation = Validation(self.config.validation, held_out, prepared.token_bytes) if held_out else None
         seed_random_state(self.config.seed, world.rank)
         self.state = TrainerState(0, 0, 0, 0, lineage=prepared.lineage)
         if self.found.checkpoint is not None:
             self.state = load_checkpoint(self.engine, self.found.checkpoint)
+            if prepared.frozen is not None:
+                prepared.frozen.require_same(self.state.lineage)
         elif prepared.start is not None:
             load_weights(self.engine, prepared.start.checkpoint)
         saving = self.config.checkpoint
@@ -153,7 +160,7 @@ class Trainer:
         result = self.engine.train_step(mine, self.objective, rate, self.guard.judge, self.waited)
         self.waited = waited
         seconds = time.perf_counter() - started
-        tokens = result.targets
+        tokens = result.tokens
         self.state = TrainerState(
             step=step,
             sequences=numbers.stop,
@@ -338,9 +345,19 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0
 
-    def _require_one_dataset(self, fingerprints: list[str]) -> None:
-        if len(set(fingerprints)) > 1:
-            raise Failure(f"{self.prepared.data.name} was replaced while the run was started: start it again")
+    def _frozen_model(self, frozen: Frozen | None) -> Transformer | None:
+        """Load the model that an objective holds the run's to, whole and in the run's number format."""
+        if frozen is None:
+            return None
+        model = load_transformer(frozen.checkpoint, self.world.device, DTYPES[self.config.precision.kind])
+        return model.requires_grad_(False)
+
+    def _require_the_same(self, read: list[dict[str, Any]]) -> None:
+        """Refuse that ranks read other data, or begin with other weights."""
+        for key in sorted(read[0]):
+            if any(each.get(key) != read[0][key] for each in read):
+                what = self.prepared.data.name if key == "dataset" else f"what the run reads as its {key}"
+                raise Failure(f"{what} was replaced while the run was started: start it again")
 
     def _context(self) -> CheckpointContext:
         return CheckpointContext(

@@ -43,26 +43,28 @@ class Validation:
         self.sequences = min(config.sequences or source.per_epoch, source.per_epoch)
 
     def measure(self, engine: Engine, objective: Objective) -> dict[str, Any]:
-        """Return validation loss, perplexity and bits per byte, the same on every rank."""
+        """Return the objective's figures, and of a likelihood perplexity and bits per byte, the same on every rank."""
         world, micro = engine.world, engine.batch.micro
-        totals = torch.zeros(3, dtype=torch.float64)  # summed loss, targets, bytes
+        summed: dict[str, float] = {}
+        totals = torch.zeros(2, dtype=torch.float64)  # targets, bytes
         with engine.evaluating():
             # Every rank makes the same number of calls: at ZeRO stage 3 each call gathers parameters from all.
             for first in range(0, self.sequences, micro * world.size):
                 start = first + world.rank * micro
                 batch = self._batch(range(start, min(start + micro, self.sequences)))
-                totals[0] += engine.summed_loss(batch, objective)
-                counted = batch.targets >= 0
-                totals[1] += int(counted.sum())
-                totals[2] += int(self.token_bytes[batch.targets[counted]].sum())
+                for name, figure in engine.held_out(batch, objective).items():
+                    summed[name] = summed.get(name, 0.0) + figure
+                totals[0] += objective.target_count(batch)
+                totals[1] += int(self.token_bytes[batch.targets[batch.targets >= 0]].sum())
         self.source.rest()
-        loss, targets, text_bytes = world.sum(totals.to(world.device)).tolist()
-        mean = loss / targets
-        return {
-            "validation_loss": mean,
-            "validation_perplexity": math.exp(min(mean, 700.0)),
-            "validation_bits_per_byte": loss / math.log(2) / max(1.0, text_bytes),
-        }
+        told = torch.cat((totals, torch.tensor(list(summed.values()), dtype=torch.float64)))
+        targets, text_bytes, *sums = world.sum(told.to(world.device)).tolist()
+        figures = {f"validation_{name}": figure / targets for name, figure in zip(summed, sums, strict=True)}
+        if objective.is_likelihood:
+            loss = figures["validation_loss"]
+            figures["validation_perplexity"] = math.exp(min(loss, 700.0))
+            figures["validation_bits_per_byte"] = loss * targets / math.log(2) / max(1.0, text_bytes)
+        return figures
 
     def _batch(self, numbers: range) -> Batch:
         if numbers:

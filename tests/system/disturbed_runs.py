@@ -61,9 +61,14 @@ class Disturbed:
     def target_count(self, batch: Batch) -> int:
         return self._objective.target_count(batch)
 
+    @property
+    def is_likelihood(self) -> bool:
+        return self._objective.is_likelihood
+
+    def held_out(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return self._objective.held_out(model, batch)
+
     def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        if not model.training:
-            return self._objective.summed_loss(model, batch)
         if touches(self._disturbance.slow, batch) and self._world.rank == self._world.size - 1:
             time.sleep(0.03)
         if touches(self._disturbance.damaging, batch):

@@ -37,22 +37,34 @@ class Trainings:
                 start_new_session=True,
             )
         self._attempts: Counter[Path] = Counter()
-        assert self._ask(self._job(folder, ("run.name=first", "zero=1", "stop_after=2"), 1, None, {})) == "ready\n"
+        first = (f"data.path={dataset}", *SETTINGS, "run.name=first", "zero=1", "stop_after=2")
+        assert self._ask(self._job(folder, first, 1, None, {})) == "ready\n"
 
     def train(
         self, folder: Path, *more: str, ranks: int = 1, kill: dict[str, Any] | None = None, **environment: str
     ) -> list[int]:
         """Train in `runs/run` of a folder; return each rank's exit code, negative for a signal."""
+        arguments = (f"data.path={self._dataset}", "run.name=run", *SETTINGS, "checkpoint.keep=2", *more)
+        return self.typed(folder, *arguments, ranks=ranks, kill=kill, **environment)
+
+    def typed(
+        self, folder: Path, *arguments: str, ranks: int = 1, kill: dict[str, Any] | None = None, **environment: str
+    ) -> list[int]:
+        """Run in a folder what is typed after `train`; return each rank's exit code, negative for a signal."""
         folder.mkdir(exist_ok=True)
-        return json.loads(self._ask(self._job(folder, more, ranks, kill, environment)))
+        return json.loads(self._ask(self._job(folder, arguments, ranks, kill, environment)))
 
     def _job(
-        self, folder: Path, more: Sequence[str], ranks: int, kill: dict[str, Any] | None, environment: dict[str, str]
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        ranks: int,
+        kill: dict[str, Any] | None,
+        environment: dict[str, str],
     ) -> dict[str, Any]:
-        arguments = [f"data.path={self._dataset}", "run.name=run", *SETTINGS, "checkpoint.keep=2", *more]
         self._attempts[folder] += 1
         common = {"folder": str(folder), "attempt": self._attempts[folder], "environment": environment}
-        return {**common, "arguments": arguments, "ranks": ranks, "kill": kill}
+        return {**common, "arguments": list(arguments), "ranks": ranks, "kill": kill}
 
     def _ask(self, job: dict[str, Any]) -> str:
         assert self._server.stdin is not None and self._server.stdout is not None

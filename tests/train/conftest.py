@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from commands import run_command, torchrun
+from engine_runs import OBJECTIVES
 
 STAGES = range(4)
 Results = dict[str, dict[str, Any]]
@@ -104,6 +105,7 @@ def alone(folder: Path) -> list[dict[str, Any]]:
         *skipping(folder, 1),
         {"name": "offload 3", "stage": 3, "zero": {"offload_optimizer": True, "offload_parameters": True}},
         {"name": "micro 8", "micro": 8},
+        *tuned(),
         full_disk(folder, 1),
     ]  # fmt: skip
 
@@ -117,6 +119,7 @@ def together(folder: Path) -> list[dict[str, Any]]:
         *growing(),
         *skipping(folder, 2),
         *corrupted(),
+        *tuned(),
         {"name": "growing offload 2", "stage": 2, "half_until": 5, "zero": {"offload_optimizer": True}},
         *({"name": f"offload {stage}", "stage": stage, "zero": {"offload_optimizer": True}} for stage in (1, 2)),
         *({"name": f"grown {stage}", "stage": stage, "steps": 50, "load": f"{folder}/1-{stage}/step-00000020"}
@@ -179,6 +182,11 @@ def skipping(folder: Path, ranks: int) -> list[dict[str, Any]]:
         trouble = {"refused_at": [3, 8], "nan_at": [6, 9], "return_at": {"9": f"{to}/step-00000004"}}
         plans.append({"name": name, "save_at": {"4": to}, **settings, **trouble})
     return plans
+
+
+def tuned() -> list[dict[str, Any]]:
+    return [{"name": f"{name} {stage}", "stage": stage, "steps": 8, "objective": objective}
+            for name, objective in OBJECTIVES.items() for stage in STAGES]  # fmt: skip
 
 
 def corrupted() -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packed_samples import draw_pairs, packed
 
 from data_pipeline.foundation.errors import Failure
 from data_pipeline.loader import Batch
@@ -31,7 +32,8 @@ from train.deepspeed_settings import ZeroConfig
 from train.distributed import ClusterConfig, World, join_world, leave_world
 from train.engine import Engine
 from train.guard import Guard, GuardConfig
-from train.model.transformer import TransformerConfig
+from train.model.initialisation import initialise_weights
+from train.model.transformer import Transformer, TransformerConfig
 from train.objective import Objective, ObjectiveConfig, build_objective
 from train.optimizer import OptimizerConfig
 from train.precision import PrecisionConfig
@@ -42,6 +44,11 @@ MODEL = TransformerConfig(width=64, layers=2, heads=4, key_value_heads=2, hidden
     VOCABULARY
 )
 OPTIMIZER = OptimizerConfig(learning_rate=4e-3, clip_norm=1.0)
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "dpo": {"kind": "dpo", "beta": 0.5},
+    "forward": {"kind": "distillation", "divergence": "forward", "temperature": 2.0, "hard_weight": 0.25},
+    "reverse": {"kind": "distillation", "divergence": "reverse", "temperature": 1.0, "hard_weight": 0.0},
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Plan:
     Args:
         steps: number of the last step; they count from 1.
         micro: sequences of a forward pass; the batch has 8.
+        objective: settings of an objective on packed samples, held to `frozen_model()`; None trains on plain batches.
         half_until: up to this step the batch has its first 4 alone.
         save_at: per step, the folder of checkpoints that one is written into.
         background_at: per step, the folder that a checkpoint is written into while training goes on.
@@ -68,6 +76,7 @@ class Plan:
     stage: int = 0
     steps: int = 12
     micro: int = 2
+    objective: dict[str, Any] | None = None
     half_until: int = 0
     precision: str = "fp32"
     activation_checkpointing: bool = False
@@ -103,14 +112,25 @@ def whole_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def my_batches(step: int, world: World, plan: Plan) -> list[Batch]:
-    (tokens, targets), micro = whole_batch(step), plan.micro
     share = (SEQUENCES // 2 if step <= plan.half_until else SEQUENCES) // world.size
     first = world.rank * share
+    if plan.objective is not None:
+        rows = draw_pairs(step, SEQUENCES, VOCABULARY)
+        as_pairs = plan.objective["kind"] == "dpo"
+        return [packed(rows[at : at + plan.micro], as_pairs) for at in range(first, first + share, plan.micro)]
+    (tokens, targets), micro = whole_batch(step), plan.micro
     ends = [[LENGTH]] * micro
     return [
         Batch(tokens[at : at + micro], targets[at : at + micro], ends, range(at, at + micro))
         for at in range(first, first + share, micro)
     ]
+
+
+def frozen_model() -> Transformer:
+    """Return the model that objectives hold the trained one to: of the same shape, with other weights."""
+    model = Transformer(MODEL)
+    initialise_weights(model, MODEL, SEED + 1)
+    return model.requires_grad_(False).eval()
 
 
 def train(plan: Plan, world: World) -> dict[str, Any]:
@@ -125,6 +145,8 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
         plan.activation_checkpointing,
     )
     plain = build_objective(ObjectiveConfig(), False)
+    if plan.objective is not None:
+        plain = build_objective(ObjectiveConfig(**plan.objective), True, frozen_model())
     guard = Guard(GuardConfig(), {})
     result: dict[str, Any] = {"losses": {}, "norms": {}, "targets": {}, "checkpoints": {}, "refused": {}}
     result |= {"published": {}, "background_refused": {}, "skipped": {}, "corruption": ""}
@@ -188,6 +210,11 @@ class LastIsNan:
 
     def __init__(self, objective: Objective, calls: int, world: World):
         self._objective, self._left, self._here = objective, calls, world.rank == world.size - 1
+
+    is_likelihood = True
+
+    def held_out(self, model: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        return self._objective.held_out(model, batch)
 
     def target_count(self, batch: Batch) -> int:
         return self._objective.target_count(batch)

@@ -9,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from train.model import cross_entropy as chunked
-from train.model.cross_entropy import linear_cross_entropy
+from train.model.cross_entropy import linear_cross_entropy, linear_log_probabilities
+from train.model.divergence import Mixture, Taught, linear_distillation
 
 N, D, V = 50, 16, 37
 
@@ -82,6 +83,37 @@ def test_without_any_target_loss_and_gradients_are_zero():
         assert not value.any()
 
 
+@pytest.mark.parametrize("chunk", [1, 7 * V, 10 * V + 5, 1 << 22])
+def test_log_probabilities_and_their_gradients_are_those_of_whole_logits(monkeypatch, chunk):
+    monkeypatch.setattr(chunked, "CHUNK_LOGITS", chunk)
+    hidden, weight, targets = example()
+    upstream = torch.randn(N, generator=torch.Generator().manual_seed(1))
+    plain = (hidden @ weight.t()).log_softmax(1).gather(1, targets.clamp(min=0)[:, None])[:, 0] * (targets >= 0)
+    expected = [plain, *torch.autograd.grad(plain, (hidden, weight), upstream)]
+    measured = linear_log_probabilities(hidden, weight, targets)
+    for one, other in zip([measured, *torch.autograd.grad(measured, (hidden, weight), upstream)], expected):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("divergence", ["forward", "reverse"])
+def test_the_gradients_of_a_sum_are_those_of_finite_differences(monkeypatch, divergence):
+    monkeypatch.setattr(chunked, "CHUNK_LOGITS", 3 * V)
+    hidden, weight, targets = (each[:8] if each.shape[0] == N else each for each in example())
+    taught = Taught(torch.randn(8, D, generator=torch.Generator().manual_seed(2)), weight.detach().flip(0))
+    mixture = Mixture(divergence, temperature=1.5, hard_weight=0.4)
+
+    def loss(hidden: torch.Tensor) -> torch.Tensor:
+        return linear_distillation(hidden, weight, targets, taught, mixture)
+
+    leaf = hidden.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+    direction = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        slope = (loss(leaf + 1e-2 * direction) - loss(leaf - 1e-2 * direction)) / 2e-2
+    size = float(gradient.norm() * direction.norm())
+    assert float((gradient * direction).sum()) == pytest.approx(float(slope), abs=1e-3 * size)
+
+
 def test_huge_logits_stay_finite():
     hidden, weight, targets = example()
     results = with_gradients(linear_cross_entropy, (hidden * 1e4).detach().requires_grad_(), weight, targets)
@@ -110,17 +142,23 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+def distil(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    taught = Taught(hidden.detach().flip(0), weight.detach())
+    return linear_distillation(hidden, weight, targets, taught, Mixture("reverse", 2.0, 0.5))
+
+
 @pytest.mark.parametrize("gradients", [True, False])
-def test_all_logits_are_never_held(monkeypatch, gradients):
+@pytest.mark.parametrize("function", [linear_cross_entropy, linear_log_probabilities, distil])
+def test_all_logits_are_never_held(monkeypatch, function, gradients):
     monkeypatch.setattr(chunked, "CHUNK_LOGITS", 4096)
     tokens, width, vocabulary = 1000, 8, 512
     hidden = torch.randn(tokens, width, requires_grad=gradients)
     weight = torch.randn(vocabulary, width, requires_grad=gradients)
     targets = torch.randint(vocabulary, (tokens,))
     with LargestTensor() as largest:
-        loss = linear_cross_entropy(hidden, weight, targets)
+        loss = function(hidden, weight, targets)
         if gradients:
-            loss.backward()
+            loss.sum().backward()
     assert 4096 <= largest.elements < 10_000 < tokens * vocabulary
     with LargestTensor() as largest:
         plain_loss(hidden, weight, targets)

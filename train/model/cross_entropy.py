@@ -1,12 +1,14 @@
-"""Cross-entropy of a linear layer's output that never holds all logits at once, with exact gradients.
+"""Losses of a linear layer's output that never hold all logits at once, with exact gradients.
 
 The logits of a vocabulary of 128k tokens take more memory than the model's activations. So they are made in chunks of
-tokens; each chunk's part of the gradient is taken while its logits are there, and only the gradients are kept. Three
-matrix products in all, as many as the plain way needs.
+tokens. Of a sum over tokens, each chunk's part of the gradient is taken while its logits are there, and only the
+gradients are kept: three matrix products in all, as many as the plain way needs. Of a value per token, the gradient
+isn't known before the backward pass, which makes the logits again: four.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,52 +17,96 @@ from torch import Tensor
 CHUNK_LOGITS = 1 << 22
 """Logits held at once: 16 MiB in float32, which stays near a CPU core's cache and is no burden to a GPU."""
 
+ChunkLoss = Callable[[Tensor, slice], tuple[Tensor, Callable[[], Tensor]]]
+"""From the float32 logits (n, V) of some rows to their summed loss, and what makes its gradient by them, in place."""
 
-class _LinearCrossEntropy(torch.autograd.Function):
+
+class _SummedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float) -> Tensor:
-        rows = max(1, CHUNK_LOGITS // weight_VD.shape[0])
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, loss: ChunkLoss) -> Tensor:
         wanted = any(ctx.needs_input_grad)
         hidden_gradient = torch.empty_like(hidden_ND) if wanted else None
         weight_gradient = torch.zeros_like(weight_VD, dtype=torch.float32) if wanted else None
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
-        for start in range(0, hidden_ND.shape[0], rows):
-            hidden, targets = hidden_ND[start : start + rows], targets_N[start : start + rows]
-            logits = (hidden @ weight_VD.t()).float()
-            counted = targets >= 0
-            column = targets.clamp(min=0).unsqueeze(1)
-            log_partition = logits.logsumexp(dim=1)
-            losses = log_partition - logits.gather(1, column).squeeze(1)
-            if z_loss:
-                losses = losses + z_loss * log_partition.square()
-            total += losses.masked_fill(~counted, 0.0).sum()
-            if hidden_gradient is None or weight_gradient is None:
-                continue
-            # In place, logits become the gradient of the summed loss by the logits.
-            gradient = logits.sub_(log_partition.unsqueeze(1)).exp_()
-            if z_loss:
-                gradient.mul_((1.0 + 2.0 * z_loss * log_partition).unsqueeze(1))
-            gradient.scatter_add_(1, column, torch.full_like(column, -1.0, dtype=gradient.dtype))
-            gradient.masked_fill_(~counted.unsqueeze(1), 0.0)
-            gradient = gradient.to(weight_VD.dtype)
-            torch.mm(gradient, weight_VD, out=hidden_gradient[start : start + rows])
-            if weight_VD.dtype == torch.float32:
-                weight_gradient.addmm_(gradient.t(), hidden)
-            else:
-                weight_gradient += gradient.t() @ hidden
+        for rows in chunks(hidden_ND, weight_VD):
+            summed, gradient = loss((hidden_ND[rows] @ weight_VD.t()).float(), rows)
+            total += summed
+            if hidden_gradient is not None and weight_gradient is not None:
+                _pass_back(gradient(), hidden_ND, weight_VD, rows, hidden_gradient, weight_gradient)
         if hidden_gradient is not None and weight_gradient is not None:
             ctx.save_for_backward(hidden_gradient, weight_gradient.to(weight_VD.dtype))
         return total
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         hidden_gradient, weight_gradient = ctx.saved_tensors
         return (
             hidden_gradient * scale.to(hidden_gradient.dtype),
             weight_gradient * scale.to(weight_gradient.dtype),
             None,
-            None,
         )
+
+
+class _LogProbabilities(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+        log_probabilities = torch.empty(targets_N.shape, dtype=torch.float32, device=hidden_ND.device)
+        log_partitions = torch.empty_like(log_probabilities)
+        for rows in chunks(hidden_ND, weight_VD):
+            logits, targets = (hidden_ND[rows] @ weight_VD.t()).float(), targets_N[rows]
+            log_partitions[rows] = logits.logsumexp(dim=1)
+            chosen = logits.gather(1, targets.clamp(min=0).unsqueeze(1)).squeeze(1)
+            log_probabilities[rows] = (chosen - log_partitions[rows]).masked_fill(targets < 0, 0.0)
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, log_partitions)
+        return log_probabilities
+
+    @staticmethod
+    def backward(ctx: Any, upstream_N: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        hidden_ND, weight_VD, targets_N, log_partitions = ctx.saved_tensors
+        hidden_gradient = torch.empty_like(hidden_ND)
+        weight_gradient = torch.zeros_like(weight_VD, dtype=torch.float32)
+        upstream_N = upstream_N.masked_fill(targets_N < 0, 0.0)
+        for rows in chunks(hidden_ND, weight_VD):
+            logits, upstream = (hidden_ND[rows] @ weight_VD.t()).float(), upstream_N[rows].unsqueeze(1)
+            gradient = logits.sub_(log_partitions[rows].unsqueeze(1)).exp_().mul_(-upstream)
+            gradient.scatter_add_(1, targets_N[rows].clamp(min=0).unsqueeze(1), upstream)
+            _pass_back(gradient, hidden_ND, weight_VD, rows, hidden_gradient, weight_gradient)
+        return hidden_gradient, weight_gradient.to(weight_VD.dtype), None
+
+
+def chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
+    """Yield the rows whose logits are made together."""
+    rows = max(1, CHUNK_LOGITS // weight_VD.shape[0])
+    return (slice(start, start + rows) for start in range(0, hidden_ND.shape[0], rows))
+
+
+def _pass_back(
+    gradient: Tensor,
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    rows: slice,
+    hidden_gradient: Tensor,
+    weight_gradient: Tensor,
+) -> None:
+    """Lead the gradient by some rows' logits on to what they are made of."""
+    gradient = gradient.to(weight_VD.dtype)
+    torch.mm(gradient, weight_VD, out=hidden_gradient[rows])
+    if weight_VD.dtype == torch.float32:
+        weight_gradient.addmm_(gradient.t(), hidden_ND[rows])
+    else:
+        weight_gradient += gradient.t() @ hidden_ND[rows]
+
+
+def summed_loss(hidden_ND: Tensor, weight_VD: Tensor, loss: ChunkLoss) -> Tensor:
+    """Return a loss of `hidden · weightᵀ`, summed over rows in float32.
+
+    Args:
+        hidden_ND: (N, D) outputs of the last layer.
+        weight_VD: (V, D) one row per token of the vocabulary.
+    """
+    if not torch.is_grad_enabled():
+        return _SummedLoss.apply(hidden_ND.detach(), weight_VD.detach(), loss)
+    return _SummedLoss.apply(hidden_ND, weight_VD, loss)
 
 
 def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float = 0.0) -> Tensor:
@@ -72,6 +118,33 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
         targets_N: (N,) int64; negative ones are left out.
         z_loss: adds z_loss · (log partition)², which keeps logits from drifting (Chowdhery et al. 2022, PaLM).
     """
-    if not torch.is_grad_enabled():
-        return _LinearCrossEntropy.apply(hidden_ND.detach(), weight_VD.detach(), targets_N, z_loss)
-    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, z_loss)
+
+    def loss(logits: Tensor, rows: slice) -> tuple[Tensor, Callable[[], Tensor]]:
+        ignored = targets_N[rows] < 0
+        column = targets_N[rows].clamp(min=0).unsqueeze(1)
+        log_partition = logits.logsumexp(dim=1)
+        losses = log_partition - logits.gather(1, column).squeeze(1)
+        if z_loss:
+            losses = losses + z_loss * log_partition.square()
+
+        def gradient() -> Tensor:
+            by_logits = logits.sub_(log_partition.unsqueeze(1)).exp_()
+            if z_loss:
+                by_logits.mul_((1.0 + 2.0 * z_loss * log_partition).unsqueeze(1))
+            by_logits.scatter_add_(1, column, torch.full_like(column, -1.0, dtype=by_logits.dtype))
+            return by_logits.masked_fill_(ignored.unsqueeze(1), 0.0)
+
+        return losses.masked_fill(ignored, 0.0).sum(), gradient
+
+    return summed_loss(hidden_ND, weight_VD, loss)
+
+
+def linear_log_probabilities(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """Return the log-probability of each target under `softmax(hidden · weightᵀ)`, (N,) in float32.
+
+    Args:
+        hidden_ND: (N, D) outputs of the last layer.
+        weight_VD: (V, D) one row per token of the vocabulary.
+        targets_N: (N,) int64; a negative one has 0, and no gradient.
+    """
+    return _LogProbabilities.apply(hidden_ND, weight_VD, targets_N)

@@ -6,6 +6,7 @@ norm). A batch goes `tokens → embedding → blocks → norm → head → loss`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -20,6 +21,9 @@ from train.model.cross_entropy import linear_cross_entropy
 from train.model.documents import DocumentEnds, Documents, lay_out
 from train.model.layers import Embedding, Linear
 from train.model.ragged_cache import RaggedCache
+
+Output = Callable[[Tensor, Tensor], Tensor]
+"""What is made of the last hidden states (N, D) and the head's weight (V, D), which only there is sure to be whole."""
 
 
 @dataclass
@@ -145,7 +149,9 @@ class Head(nn.Module):
         assert config.vocabulary_size is not None
         self.weight = nn.Parameter(torch.empty(config.vocabulary_size, config.width))
 
-    def forward(self, x_BTD: Tensor, targets_BT: Tensor | None, z_loss: float) -> Tensor:
+    def forward(self, x_BTD: Tensor, targets_BT: Tensor | None, z_loss: float, output: Output | None) -> Tensor:
+        if output is not None:
+            return output(x_BTD.flatten(0, 1), self.weight)
         if targets_BT is None:
             return x_BTD @ self.weight.t()
         return linear_cross_entropy(x_BTD.flatten(0, 1), self.weight, targets_BT.flatten(), z_loss)
@@ -177,6 +183,7 @@ class Transformer(nn.Module):
         cache: KeyValueCache | RaggedCache | None = None,
         z_loss: float = 0.0,
         at_BN: Tensor | None = None,
+        output: Output | None = None,
     ) -> Tensor:
         """Return logits (B, T, vocabulary), or with targets the summed loss over them, a float32 scalar.
 
@@ -187,6 +194,7 @@ class Transformer(nn.Module):
             cache: keys and values of earlier tokens; the new ones are added.
             z_loss: weight of the squared log-partition in the loss.
             at_BN: positions in T of each sequence whose logits alone are wanted; the result is (B, N, vocabulary).
+            output: makes something else of hidden states and head, which is returned.
         """
         documents = None if document_ends is None else lay_out(document_ends, tokens_BT.device)
         if documents is not None:
@@ -206,4 +214,4 @@ class Transformer(nn.Module):
             cache.advance(tokens_BT.shape[1])
         if at_BN is not None:
             x_BTD = x_BTD.gather(1, at_BN.unsqueeze(-1).expand(-1, -1, x_BTD.shape[-1]))
-        return self.head(self.norm(x_BTD), targets_BT, z_loss)
+        return self.head(self.norm(x_BTD), targets_BT, z_loss, output)

@@ -15,6 +15,8 @@ class Pretrain:
         document_mask: attention stays within a document.
     """
 
+    is_likelihood = True
+
     def __init__(self, z_loss: float, document_mask: bool):
         self.z_loss, self.document_mask = z_loss, document_mask
 
@@ -22,5 +24,8 @@ class Pretrain:
         ends = batch.document_ends if self.document_mask else None
         return model(batch.tokens, batch.targets, document_ends=ends, z_loss=self.z_loss)
 
+    def held_out(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": self.summed_loss(model, batch)}
+
     def target_count(self, batch: Batch) -> int:
-        return int((batch.targets >= 0).sum())
+        return batch.counted_targets

@@ -48,7 +48,8 @@ class Chart:
 
 
 CHARTS = (
-    Chart("loss", "Loss, nats per token", "number", validation="validation_loss"),
+    Chart("loss", "Loss, nats per target", "number", validation="validation_loss"),
+    Chart("validation_accuracy", "Held-out pairs whose better answer gained more", "share", is_smoothed=False),
     Chart("tokens_per_second", "Tokens per second", "amount"),
     Chart("step_seconds", "Time of a step", "seconds"),
     Chart("learning_rate", "Learning rate", "number", is_smoothed=False),

@@ -34,7 +34,7 @@ def summarize(folder: Path, status: str, lineage: dict[str, Any], model: dict[st
 
 
 def figures(metrics: Rows, events: Rows) -> dict[str, Any]:
-    """Return the figures of a run that its rows alone tell. Losses are in nats per token."""
+    """Return the figures of a run that its rows alone tell. Losses are in nats per target."""
     last = metrics[-1] if metrics else {}
     losses, validations = numbers(metrics, "loss"), numbers(metrics, "validation_loss")
     validation = _last(validations)
@@ -46,7 +46,7 @@ def figures(metrics: Rows, events: Rows) -> dict[str, Any]:
         "best_loss": min(losses, default=None),
         "validation_loss": validation,
         "best_validation_loss": min(validations, default=None),
-        "perplexity": _last(numbers(metrics, "validation_perplexity"), _exp(validation)),
+        "perplexity": _last(numbers(metrics, "validation_perplexity")),
         "bits_per_byte": _last(numbers(metrics, "validation_bits_per_byte")),
         "tokens_per_second": _of(median, numbers(metrics, "tokens_per_second")),
         "mfu": _of(median, numbers(metrics, "mfu")),
@@ -108,13 +108,9 @@ def _over_steps(metrics: Rows, key: str) -> float:
     return total
 
 
-def _last(values: list[float], default: float | None = None) -> float | None:
-    return values[-1] if values else default
+def _last(values: list[float]) -> float | None:
+    return values[-1] if values else None
 
 
 def _of(statistic: Callable[[Iterable[float]], float], values: list[float]) -> float | None:
     return statistic(values) if values else None
-
-
-def _exp(loss: float | None) -> float | None:
-    return None if loss is None or loss > 700 else math.exp(loss)

@@ -21,6 +21,7 @@ def a_resumed_run(folder):
     metrics[3]["checkpoint_stall_seconds"] = 3.0
     metrics[3] |= {"validation_loss": 2.0, "validation_bits_per_byte": 0.9}
     metrics[7] |= {"validation_loss": 2.5, "validation_bits_per_byte": 1.1, "loss": 1.25}
+    metrics[7]["validation_perplexity"] = math.exp(2.5)
     events = [{"kind": "started", "step": 0, "time": 1000}, {"kind": "resumed", "step": 4, "time": 1060}]
     write(folder, "metrics.jsonl", metrics)
     write(folder, "events.jsonl", [*events, {"kind": "finished", "step": 8, "time": 1080}])
