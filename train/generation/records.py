@@ -19,7 +19,8 @@ def read_records(data: str | dict[str, str], folder: Path, columns: list[str], l
     """Return the first records of a file, or of parallel files of lines by the fields that they fill.
 
     Args:
-        data: `.jsonl`, `.json` (an array, or as `.jsonl`), `.csv` or `.tsv`, with `.gz` or without; or `{en: a.en.gz, de: a.de.gz}`.
+        data: `.jsonl`, `.json` (an array, or lines), `.csv` or `.tsv`, with `.gz` or without; or parallel files as
+            `{en: a.en.gz, de: a.de.gz}`.
         folder: that paths are relative to.
         columns: names of a table's columns; empty takes them from its first line.
 

@@ -60,9 +60,9 @@ def corpus_scores(written: list[str], references: list[str], sources: list[str],
         copied = metric.corpus_score(sources, [references]).score
         if len(written) > 1:
             scored = metric.corpus_score(written, [references], n_bootstrap=RESAMPLINGS)
-            error = scored._ci / 1.96
+            error = float(scored._ci) / 1.96
         else:
             scored, error = metric.corpus_score(written, [references]), None
         more = {"signature": str(metric.get_signature()), "copy": copied}
-        scores.append(Score(name, scored.score, len(written), error, more=more))
+        scores.append(Score(name, float(scored.score), len(written), error, more=more))
     return scores
