@@ -35,21 +35,6 @@ class SamplingConfig:
     stop: list[str] = field(default_factory=list)
 
 
-@dataclass
-class GenerateConfig(SamplingConfig):
-    """What `headrace generate` continues, and how.
-
-    Args:
-        source: a run's folder or a checkpoint.
-        prompt: beginning of the text; None reads prompts from standard input, one a line.
-        count: texts to write for each prompt, with seeds counted up from `seed`.
-    """
-
-    source: str = "???"
-    prompt: str | None = None
-    count: int = 1
-
-
 def check_sampling(config: SamplingConfig) -> None:
     """Raise UserError for settings outside their range."""
     if config.tokens < 1 or config.temperature < 0 or config.top_k < 0 or not 0 < config.top_p <= 1:
