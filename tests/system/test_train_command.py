@@ -177,8 +177,8 @@ def test_a_run_is_evaluated_on_tasks_and_asked_by_a_strategy(undisturbed, tmp_pa
     assert finished.code == 0, finished.err
     result = json.loads(finished.out)
     assert result == json.loads((tmp_path / "result.json").read_text())
-    choice, written = result["tasks"]
-    assert [score["n"] for score in choice["scores"]] == [2, 2]
+    choice, written = result["tasks"]["choice"], result["tasks"]["written"]
+    assert [score["n"] for score in choice["scores"].values()] == [2, 2]
     assert written["strategy"]["samples"] == 3
     details = read_rows(tmp_path / "details.jsonl")
     assert [row["task"] for row in details] == ["choice"] * 2 + ["written"] * 2

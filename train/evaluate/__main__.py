@@ -98,20 +98,22 @@ def run_tasks(config: EvaluateConfig, as_json: bool) -> int:
         check_strategy(config.strategy)
     # Every file is read before the model is: a mistake in the last one is told at once.
     tasks = [load_task(name, Path(config.task_data) if config.task_data else None) for name in config.tasks]
+    if len({task.name for task in tasks}) < len(tasks):
+        raise UserError("tasks: two have the same name, that of their file without .yaml")
     loaded = load_source(Path(config.source))
     model = TextModel(loaded, config.texts_at_once)
-    results = [run_task(task, model, config.limit, config.strategy) for task in tasks]
-    scores = [result.scores for result in results]
+    results = {task.name: run_task(task, model, config.limit, config.strategy) for task in tasks}
+    scores = {name: result.scores for name, result in results.items()}
     if config.harness:
         from train.evaluate.harness import run_harness
 
-        scores += run_harness(config.harness, model, config.limit)
+        scores |= run_harness(config.harness, model, config.limit)
     result = {"checkpoint": str(loaded.folder), "step": loaded.step, "tasks": scores}
     output = Path(config.output) if config.output else loaded.run and loaded.run / "evaluation.json"
     if output is not None:
         write_json(output, beside_earlier(output, result))
     if config.details:
-        lines = [{"task": each.scores["task"], **detail} for each in results for detail in each.details]
+        lines = [{"task": name, **detail} for name, each in results.items() for detail in each.details]
         write_text(Path(config.details), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     print(json.dumps(result, ensure_ascii=False) if as_json else task_table(result))
     return 0
@@ -123,8 +125,11 @@ def beside_earlier(output: Path, result: dict[str, Any]) -> dict[str, Any]:
         earlier = json.loads(output.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return result
-    same = isinstance(earlier, dict) and all(earlier.get(key) == result[key] for key in ("checkpoint", "step"))
-    return earlier | result if same else result
+    if not isinstance(earlier, dict) or any(earlier.get(key) != result[key] for key in ("checkpoint", "step")):
+        return result
+    before = earlier.get("tasks")
+    tasks = (before if isinstance(before, dict) else {}) | result.get("tasks", {})
+    return {**earlier, **result, **({"tasks": tasks} if tasks else {})}
 
 
 def check_windows(config: EvaluateConfig, loaded: Loaded) -> int:
@@ -197,21 +202,17 @@ def task_table(result: dict[str, Any]) -> str:
     """Return the scores on tasks as lines for a person."""
     rows: list[tuple[str, ...]] = [("task", "score", "value", "± error", "chance", "n")]
     notes = []
-    for task in result["tasks"]:
+    for name, task in result["tasks"].items():
         groups = [("", task["scores"]), *((f" {group}", scores) for group, scores in task.get("by", {}).items())]
         for group, scores in groups:
-            rows += [_row(task["task"] + group, score) for score in scores]
+            rows += [_row(name + group, label, score) for label, score in scores.items()]
         if "majority" in task:
-            notes.append(f"{task['task']}: always the most frequent answer {task['majority']:.4f}")
-        for score in task["scores"]:
+            notes.append(f"{name}: always the most frequent answer {task['majority']:.4f}")
+        for label, score in task["scores"].items():
             if "signature" in score:
-                notes.append(
-                    f"{task['task']}: the source copied {score['copy']:.2f}, {score['name']} {score['signature']}"
-                )
+                notes.append(f"{name}: the source copied {score['copy']:.2f}, {label} {score['signature']}")
         if task.get("prompts_shortened"):
-            notes.append(
-                f"{task['task']}: {task['prompts_shortened']} prompts were too long; their beginning was left out"
-            )
+            notes.append(f"{name}: {task['prompts_shortened']} prompts were too long; their beginning was left out")
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(width) if column < 2 else cell.rjust(width)
@@ -221,9 +222,9 @@ def task_table(result: dict[str, Any]) -> str:
     return "\n".join([f"checkpoint {result['checkpoint']} (step {result['step']:,})", *lines, *notes])
 
 
-def _row(task: str, score: dict[str, Any]) -> tuple[str, ...]:
+def _row(task: str, name: str, score: dict[str, Any]) -> tuple[str, ...]:
     error, chance = ("" if score[key] is None else f"{score[key]:.4f}" for key in ("standard_error", "chance"))
-    return task, score["name"], f"{score['value']:.4f}", error, chance, "" if score["n"] is None else f"{score['n']:,}"
+    return task, name, f"{score['value']:.4f}", error, chance, "" if score["n"] is None else f"{score['n']:,}"
 
 
 def _text(config: EvaluateConfig, loaded: Loaded) -> Text:

@@ -20,8 +20,8 @@ from train.sampling import SamplingConfig
 RESAMPLINGS = 1000
 
 
-def run_harness(tasks: Sequence[str], model: TextModel, limit: int | None = None) -> list[dict[str, Any]]:
-    """Return the scores of a model on tasks of the harness, as `evaluation.json` holds them.
+def run_harness(tasks: Sequence[str], model: TextModel, limit: int | None = None) -> dict[str, dict[str, Any]]:
+    """Return the scores of a model on tasks of the harness by `harness/NAME`, as `evaluation.json` holds them.
 
     Args:
         tasks: names of tasks that the harness has, which may download their data; or paths of YAML files like its.
@@ -47,7 +47,7 @@ def run_harness(tasks: Sequence[str], model: TextModel, limit: int | None = None
         harness_model(model), tasks=asked, limit=limit, task_manager=manager, bootstrap_iters=RESAMPLINGS
     )
     assert found is not None
-    return [_scores(found, name, asked) for name in found["results"]]
+    return {f"harness/{name}": _scores(found, name, asked) for name in found["results"]}
 
 
 def read_task(path: Path) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _close_templates(harness: Any) -> None:
 
 def _scores(found: dict[str, Any], name: str, asked: Sequence[Any]) -> dict[str, Any]:
     results, counts = found["results"][name], found.get("n-samples", {}).get(name, {})
-    scores = []
+    scores = {}
     for key, value in results.items():
         metric, comma, chosen = key.partition(",")
         if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)):
@@ -153,10 +153,9 @@ def _scores(found: dict[str, Any], name: str, asked: Sequence[Any]) -> dict[str,
         error = results.get(f"{metric}_stderr,{chosen}")
         error = float(error) if isinstance(error, (int, float)) else None
         label = metric if chosen == "none" else f"{metric}/{chosen}"
-        scores.append(Score(label, float(value), counts.get("effective"), error).as_json())
+        scores[label] = Score(label, float(value), counts.get("effective"), error).as_json()
     settings = next((task for task in asked if isinstance(task, dict) and task["task"] == name), name)
     return {
-        "task": name,
         "kind": "harness",
         "harness_version": found.get("lm_eval_version"),
         "prompt_xxh3_128": json_hash(settings),

@@ -27,7 +27,9 @@ class Score:
     more: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
+        """Return all but the name, under which it is held."""
         fields = asdict(self)
+        del fields["name"]
         return fields | fields.pop("more")
 
 

@@ -85,14 +85,13 @@ def run_task(task: Task, model: TextModel, limit: int | None = None, strategy: S
     settings |= {"examples_xxh3_128": config.examples_hash(task.folder)}
     return Result(
         {
-            "task": task.name,
             "kind": config.kind,
             "data": config.data,
             "data_xxh3_128": data_hash(config.data, task.folder),
             "prompt_xxh3_128": json_hash(settings),
             "records": len(records),
             "prompts_shortened": model.shortened - before,
-            "scores": [score.as_json() for score in scores],
+            "scores": {score.name: score.as_json() for score in scores},
             **outcome.more,
             **({"by": _by(config.by, records, outcome)} if config.by else {}),
         },
@@ -102,19 +101,19 @@ def run_task(task: Task, model: TextModel, limit: int | None = None, strategy: S
 
 @dataclass(frozen=True)
 class Result:
-    """What `evaluation.json` holds of a task, and a line for each record."""
+    """What `evaluation.json` holds of a task under its name, and a line for each record."""
 
     scores: dict[str, Any]
     details: list[dict[str, Any]]
 
 
-def _by(name: str, records: list[dict[str, Any]], outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
+def _by(name: str, records: list[dict[str, Any]], outcome: Outcome) -> dict[str, dict[str, Any]]:
     groups: dict[str, list[int]] = {}
     for row, record in enumerate(records):
         if name not in record:
             raise UserError(f"by: {name}: a record has no such field; it has {', '.join(record)}")
         groups.setdefault(str(record[name]), []).append(row)
     return {
-        group: [column.score(of, rows).as_json() for of, column in outcome.columns.items()]
+        group: {of: column.score(of, rows).as_json() for of, column in outcome.columns.items()}
         for group, rows in sorted(groups.items())
     }

@@ -228,13 +228,23 @@ def _table(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, item in value.items():
         name = f"{prefix}{key}"
-        if isinstance(item, dict):
+        if isinstance(item, dict) and {"value", "standard_error", "chance", "n"} <= set(item):
+            rows.append((name, _score(item)))
+        elif isinstance(item, dict):
             rows += _table(item, f"{name} · ")
         elif isinstance(item, float):
             rows.append((name, f"{item:,.5g}"))
         else:
             rows.append((name, str(item) if not isinstance(item, list) else json.dumps(item, ensure_ascii=False)[:500]))
     return rows
+
+
+def _score(score: dict[str, Any]) -> str:
+    """Return the score of a task on one line."""
+    numbers = {key: f"{item:,.5g}" for key, item in score.items() if isinstance(item, (int, float))}
+    error = f" ± {numbers['standard_error']}" if "standard_error" in numbers else ""
+    beside = [f"{key} {numbers[key]}" for key in ("chance", "copy", "n") if key in numbers]
+    return f"{numbers.get('value', '–')}{error} ({', '.join(beside)})"
 
 
 def _side_by_side(tables: list[list[tuple[str, str]]]) -> list[tuple[str, list[str]]]:

@@ -112,13 +112,13 @@ def both(loaded, tmp_path_factory) -> dict[str, dict[str, dict[str, Any]]]:
         task = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": f"{name}.jsonl"}},
                 "test_split": "test", **THEIRS[name]}  # fmt: skip
         (folder / f"harness_{name}.yaml").write_text(yaml.safe_dump(task))
-    ours = [run_task(load_task(str(folder / f"{name}.yaml")), TextModel(loaded, batch=5)).scores for name in OURS]
+    ours = {name: run_task(load_task(str(folder / f"{name}.yaml")), TextModel(loaded, batch=5)).scores for name in OURS}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
         theirs = run_harness([str(folder / f"harness_{name}.yaml") for name in OURS], model)
     return {
-        side: {result["task"]: {score["name"]: score for score in result["scores"]} for result in results}
+        side: {name.removeprefix("harness/"): result["scores"] for name, result in results.items()}
         for side, results in (("ours", ours), ("theirs", theirs))
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_pipeline.foundation.errors import UserError
 from train.chain_of_thought.answers import ExtractConfig, check_extract, comparable
-from train.chain_of_thought.strategy import load_strategy
+from train.chain_of_thought.strategy import StrategyConfig, load_strategy
 from train.chain_of_thought.think import think
 from train.evaluate.kinds.prompted import PromptedTask
 from train.evaluate.scores import Column, Outcome
@@ -80,4 +80,10 @@ class GenerationTask(PromptedTask):
             {"prompt": prompt, "right": answer, **asdict(thought)}
             for prompt, answer, thought in zip(prompts, right, thoughts)
         ]
-        return Outcome(columns, details, more={"majority": most / len(right), "strategy": asdict(strategy)})
+        return Outcome(columns, details, more={"majority": most / len(right), "strategy": _chosen(strategy)})
+
+
+def _chosen(strategy: StrategyConfig) -> dict[str, Any]:
+    """Return the settings of a strategy that aren't those of asking directly."""
+    plain = asdict(StrategyConfig())
+    return {key: value for key, value in asdict(strategy).items() if value != plain[key]}
