@@ -14,6 +14,7 @@ from data_pipeline.foundation.configuration import Composed
 from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
 from train.frozen import Frozen, find_frozen
+from train.model.adapters import attach_adapters
 from train.model.transformer import Transformer, TransformerConfig
 from train.objective import check_objective_data
 from train.run_data import RunData, open_run_data
@@ -29,6 +30,7 @@ class Prepared:
     Args:
         model: resolved configuration.
         parameters: of the model, tied ones counted once.
+        trained: how many of them are, or are in adapters.
         token_bytes: (vocabulary,) bytes of text that each token stands for.
         lineage: run, dataset and settings by name and fingerprint.
         start: whose weights a new run begins with; its own, drawn at random, if None.
@@ -37,6 +39,7 @@ class Prepared:
 
     model: TransformerConfig
     parameters: int
+    trained: int
     batch: BatchPlan
     data: RunData
     token_bytes: NDArray[np.int64]
@@ -58,6 +61,11 @@ class Prepared:
             *([f"start    {self.start.checkpoint}"] if self.start else []),
             *([f"{self.frozen.role:<8} {self.frozen.checkpoint}"] if self.frozen else []),
             f"model    {self.model.name}: {self.parameters:,} parameters, vocabulary {self.model.vocabulary_size:,}",
+            *(
+                [f"lora     rank {config.lora.rank}: {self.trained:,} parameters in adapters"]
+                if config.lora.rank
+                else []
+            ),
             f"data     {self.data.describe(config.steps)}",
             f"batch    {last.sequences} sequences × {last.length} tokens = {last.sequences * last.length:,} tokens a "
             f"step (micro {batch.micro} × accumulation {accumulation} × {batch.ranks} ranks)",
@@ -87,11 +95,16 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     frozen = find_frozen(config, model, run, data.tokenizer, data.name)
     check_run(run, composed)
     with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in Transformer(model).parameters())
+        module = Transformer(model)
+        parameters = trained = sum(parameter.numel() for parameter in module.parameters())
+        if config.lora.rank:
+            attach_adapters(module, config.lora)
+            trained = sum(parameter.numel() for parameter in module.parameters()) - parameters
     assert model.vocabulary_size is not None
     return Prepared(
         model=model,
         parameters=parameters,
+        trained=trained,
         batch=batch,
         data=data,
         token_bytes=token_bytes(data.tokenizer, model.vocabulary_size),
