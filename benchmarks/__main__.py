@@ -1,6 +1,7 @@
 """`python -m benchmarks [DATASET] [TEXTS]`: every benchmark in one run.
 
-DATASET is a dataset folder (default: the demo's), for the trainer, its checkpoints and the stream. TEXTS is a .jsonl or
+DATASET is a dataset folder (default: the demo's), for the trainer, its checkpoints and the stream; what `plan` predicts
+is held against what is measured here, and what others have published. TEXTS is a .jsonl or
 .jsonl.gz file of tens of megabytes or more, for preparation, its memory, the duplicates it finds and the order it
 shuffles into.
 """
@@ -14,7 +15,9 @@ from pathlib import Path
 from benchmarks.duplicates import duplicates_lines
 from benchmarks.loader import loader_lines
 from benchmarks.memory import memory_lines
+from benchmarks.memory_plan import memory_plan_lines
 from benchmarks.preparation import preparation_lines
+from benchmarks.published import published_lines
 from benchmarks.resume import resume_lines
 from benchmarks.saving import saving_lines
 from benchmarks.shuffle import shuffle_lines
@@ -31,6 +34,8 @@ def main() -> int:
         resume_lines,
         lambda: saving_lines(dataset),
         lambda: trainer_lines(dataset),
+        memory_plan_lines,
+        published_lines,
     ]
     if len(sys.argv) > 2:
         texts = Path(sys.argv[2])

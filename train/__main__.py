@@ -33,10 +33,14 @@ def run(request: Request) -> int:
         print(composed.yaml(), end="")
         return 0
 
-    from train.distributed import join_world, launched_size, leave_world
-    from train.preflight import prepare_run
+    from data_pipeline.foundation.progress import say
+    from train.distributed import join_world, launched_local_rank, launched_size, leave_world
+    from train.preflight import check_memory, prepare_run
 
     prepared = prepare_run(composed, launched_size())
+    local_rank = launched_local_rank()
+    if (warning := check_memory(prepared, composed.value, local_rank)) and local_rank == 0:
+        say(warning)
     if request.dry_run:
         print(json.dumps(asdict(prepared.batch)) if request.json else "\n".join(prepared.lines(composed.value)))
         return 0

@@ -13,6 +13,7 @@ from typing import Any
 from data_pipeline.foundation.configuration import nearest
 from data_pipeline.foundation.errors import UserError
 from train.batch import BatchPlan
+from train.deepspeed_constraints import Asked, check_constraints
 from train.extensions import import_deepspeed
 from train.precision import DTYPES, PrecisionConfig
 
@@ -80,41 +81,22 @@ OURS = {
     "zero_optimization.stage3_param_persistence_threshold": "zero.persistence_threshold",
 }
 
-REFUSED_ZERO_OPTIONS = {
-    "load_from_fp32_weights": "checkpoints are ours, by parameter",
-    "zenflow": "it overwrites the gradient accumulation (DeepSpeed 0.19)",
-    "super_offload": "it needs DeepSpeed's own CPU optimizer",
-    "zero_hpz_partition_size": "a secondary partition isn't in our checkpoints",
-    "compute_grad_norm": "every step is judged by it",
-    "mics_shard_size": "partitions that differ between groups aren't in our checkpoints",
-}
 
-
-def check_zero(zero: ZeroConfig, precision: PrecisionConfig) -> None:
-    """Refuse combinations that DeepSpeed runs wrongly or not at all.
+def check_zero(zero: ZeroConfig, precision: PrecisionConfig, passed_through: dict[str, Any]) -> None:
+    """Refuse values that there aren't, and combinations that DeepSpeed runs wrongly or not at all.
 
     Raises:
-        UserError: names the two settings, the reason and the mend.
+        UserError: names the settings, the reason and the mend.
     """
     if precision.kind not in DTYPES:
         raise UserError(f"precision.kind={precision.kind}: there are {', '.join(DTYPES)}")
     if zero.stage not in (0, 1, 2, 3):
         raise UserError(f"zero.stage={zero.stage}: there are stages 0, 1, 2 and 3")
-    if zero.stage == 0 and precision.kind != "fp32":
-        raise UserError(
-            f"precision={precision.kind} with zero=0: DeepSpeed's optimizer for that pair counts its first step twice; "
-            "use zero=1, which costs the same on one process and less on many"
-        )
-    if zero.offload_optimizer and zero.stage == 0:
-        raise UserError("zero.offload_optimizer needs zero=1, 2 or 3: at stage 0 DeepSpeed ignores it")
-    if zero.offload_parameters and zero.stage != 3:
-        raise UserError(
-            f"zero.offload_parameters needs zero=3, not {zero.stage}: only there are parameters partitioned"
-        )
     if min(zero.reduce_bucket, zero.gather_bucket) < 1 or zero.persistence_threshold < 0:
         raise UserError(
             "zero.reduce_bucket and zero.gather_bucket must be at least 1, persistence_threshold at least 0"
         )
+    check_constraints(Asked(zero, precision, passed_through))
 
 
 def _refuse_code_and_paths(options: Any, prefix: str) -> None:
@@ -157,8 +139,6 @@ def _check_zero_options(options: dict[str, Any]) -> None:
         dotted = f"zero_optimization.{key}"
         if dotted in OURS:
             raise UserError(f"deepspeed.{dotted} is set by {OURS[dotted]}: use that")
-        if key in REFUSED_ZERO_OPTIONS:
-            raise UserError(f"deepspeed.{dotted} is not supported: {REFUSED_ZERO_OPTIONS[key]}")
         if key not in known:
             raise UserError(f"DeepSpeed has no option {dotted}.{nearest(key, known)}")
 

@@ -111,6 +111,11 @@ def launched_size() -> int:
     return _from_environment("WORLD_SIZE", 1)
 
 
+def launched_local_rank() -> int:
+    """Return which of this machine's processes the launcher says this is."""
+    return _from_environment("LOCAL_RANK", 0)
+
+
 def join_world(config: ClusterConfig) -> World:
     """Meet the other processes; without a launcher this process is the whole world, and no port is opened.
 
@@ -118,7 +123,7 @@ def join_world(config: ClusterConfig) -> World:
         UserError: the launcher's variables are incomplete.
         Failure: there are fewer GPUs than local ranks, or the other processes can't be reached.
     """
-    rank, local_rank, size = _from_environment("RANK", 0), _from_environment("LOCAL_RANK", 0), launched_size()
+    rank, local_rank, size = _from_environment("RANK", 0), launched_local_rank(), launched_size()
     if config.bind_cores:
         _bind_cores(local_rank, _from_environment("LOCAL_WORLD_SIZE", size))
         torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))

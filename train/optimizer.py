@@ -43,6 +43,11 @@ def check_optimizer(config: OptimizerConfig) -> None:
         raise UserError(f"optimizer.betas={config.betas} must be two numbers in [0, 1)")
 
 
+def is_decayed(name: str, dimensions: int, decay_all: bool) -> bool:
+    """Return whether a parameter decays: matrices but the embedding do, unless everything shall."""
+    return decay_all or (dimensions >= 2 and not name.startswith("embedding."))
+
+
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Return AdamW over a model's parameters in two groups, with and without weight decay.
 
@@ -51,9 +56,8 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_matrix = len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
-        decays = config.decay_all or (is_matrix and not name.startswith("embedding."))
-        (decayed if decays else free).append(parameter)
+        dimensions = len(getattr(parameter, "ds_shape", parameter.shape))
+        (decayed if is_decayed(name, dimensions, config.decay_all) else free).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": free, "weight_decay": 0.0},

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_pipeline.curriculum import Segment
 from data_pipeline.dataset import stage_tokens
 from data_pipeline.foundation.configuration import Composed
 from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
 from train.frozen import Frozen, find_frozen
-from train.model.adapters import attach_adapters
-from train.model.transformer import Transformer, TransformerConfig
+from train.memory.footprint import Footprint, footprint
+from train.memory.layout import STATE_BYTES, Layout
+from train.memory.room import Room, check_room, find_room, gigabytes, ranks_on_this_machine
+from train.memory.sizes import parameter_sizes
+from train.model.adapters import LoraConfig
+from train.model.transformer import TransformerConfig
 from train.objective import check_objective_data
 from train.run_data import RunData, open_run_data
 from train.run_folder import RunFolder, check_run, locate_run
 from train.settings import TrainConfig, check_settings, plan_run
 from train.start import Start, find_start
+
+MENDS = 3
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,9 @@ class Prepared:
         model: resolved configuration.
         parameters: of the model, tied ones counted once.
         trained: how many of them are, or are in adapters.
+        frozen_bytes: that a rank holds of weights that don't change.
+        layout: of the largest step.
+        footprint: what a rank holds in it.
         token_bytes: (vocabulary,) bytes of text that each token stands for.
         lineage: run, dataset and settings by name and fingerprint.
         start: whose weights a new run begins with; its own, drawn at random, if None.
@@ -40,7 +52,10 @@ class Prepared:
     model: TransformerConfig
     parameters: int
     trained: int
+    frozen_bytes: int
     batch: BatchPlan
+    layout: Layout
+    footprint: Footprint
     data: RunData
     token_bytes: NDArray[np.int64]
     run: RunFolder
@@ -50,7 +65,7 @@ class Prepared:
 
     def lines(self, config: TrainConfig) -> list[str]:
         """Return what is about to happen, for a person."""
-        batch, steps = self.batch, self.data.steps
+        batch, steps, held = self.batch, self.data.steps, self.footprint
         last = steps.segment(config.steps - 1)
         accumulation = last.sequences // batch.micro // batch.ranks
         changes = len(steps.segments) - 1
@@ -72,6 +87,7 @@ class Prepared:
             *([f"         after {changes} changes on the way"] if changes else []),
             f"steps    {config.steps:,}: {tokens:,} tokens, {flops:.2e} FLOPs",
             f"engine   ZeRO {config.zero.stage}, {config.precision.kind}",
+            f"memory   {gigabytes(held.peak.total + self.frozen_bytes)} of tensors on a rank at most: {held.moment}",
         ]
 
 
@@ -94,18 +110,19 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name)
     frozen = find_frozen(config, model, run, data.tokenizer, data.name)
     check_run(run, composed)
-    with torch.device("meta"):
-        module = Transformer(model)
-        parameters = trained = sum(parameter.numel() for parameter in module.parameters())
-        if config.lora.rank:
-            attach_adapters(module, config.lora)
-            trained = sum(parameter.numel() for parameter in module.parameters()) - parameters
+    layout = _layout(config, batch, segments)
+    trained = parameter_sizes(model, config.optimizer.decay_all, config.lora)
+    parameters = parameter_sizes(model).total
+    unchanged = (parameters if config.lora.rank else 0) + (parameter_sizes(frozen.model).total if frozen else 0)
     assert model.vocabulary_size is not None
     return Prepared(
         model=model,
         parameters=parameters,
-        trained=trained,
+        trained=trained.total,
+        frozen_bytes=unchanged * layout.element,
         batch=batch,
+        layout=layout,
+        footprint=footprint(model, layout, trained),
         data=data,
         token_bytes=token_bytes(data.tokenizer, model.vocabulary_size),
         run=run,
@@ -119,3 +136,59 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
         start=start,
         frozen=frozen,
     )
+
+
+def _layout(config: TrainConfig, batch: BatchPlan, segments: Sequence[Segment]) -> Layout:
+    """Return the layout of the step that takes most: the longest sequences, the largest batch."""
+    return Layout(
+        ranks=batch.ranks,
+        micro=batch.micro,
+        length=max(segment.length for segment in segments),
+        accumulation=batch.accumulation,
+        precision=config.precision.kind,
+        activation_checkpointing=config.activation_checkpointing,
+        is_gpu=torch.cuda.is_available(),
+        zero=config.zero,
+    )
+
+
+def check_memory(prepared: Prepared, config: TrainConfig, local_rank: int) -> str | None:
+    """Hold what a rank will need against what there is for it; return a warning where it is tight.
+
+    Weights that don't change are taken off, and a checkpoint that is written while training goes on: it is a copy in
+    host memory meanwhile.
+
+    Raises:
+        UserError: it can't fit; the message says what would.
+    """
+    room = find_room(ranks_on_this_machine(prepared.batch.ranks), local_rank)
+    room = replace(room, device=room.device - prepared.frozen_bytes)
+    if config.checkpoint.asynchronous and 0 < config.checkpoint.every < config.steps:
+        room = room.without(STATE_BYTES * prepared.parameters / prepared.batch.ranks)
+    return check_room(prepared.footprint, room, lambda: mends(prepared.model, prepared.layout, room, config.lora))
+
+
+def mends(model: TransformerConfig, layout: Layout, room: Room, lora: LoraConfig | None = None) -> list[str]:
+    """Return settings that would let a run fit, each with what it then needs; those that change least come first."""
+    smaller = [micro for micro in range(layout.micro - 1, 0, -1) if layout.micro % micro == 0]
+    steps = layout.micro * layout.accumulation
+    changed: list[tuple[str, Layout]] = [
+        (f"batch.micro={micro}", replace(layout, micro=micro, accumulation=steps // micro)) for micro in smaller
+    ]
+    if not layout.activation_checkpointing:
+        changed += [
+            (
+                f"{name}{' and ' if name else ''}activation_checkpointing=true",
+                replace(other, activation_checkpointing=True),
+            )
+            for name, other in [("", layout), *changed]
+        ]
+    changed += [
+        (f"{name}{' and ' if name else ''}zero={stage}", replace(other, zero=replace(other.zero, stage=stage)))
+        for name, other in [("", layout), *changed]
+        for stage in range(layout.zero.stage + 1, 4)
+        if layout.ranks > 1
+    ]
+    sizes = parameter_sizes(model, lora=lora)
+    needs = ((name, footprint(model, other, sizes).peak.total) for name, other in changed)
+    return list(islice((f"{name} needs {gigabytes(peak)}" for name, peak in needs if peak < room.device), MENDS))

@@ -134,7 +134,7 @@ def check_settings(config: TrainConfig) -> None:
     check_optimizer(config.optimizer)
     check_checkpoints(config.checkpoint, config.validation.every)
     check_guard(config.guard)
-    check_zero(config.zero, config.precision)
+    check_zero(config.zero, config.precision, config.deepspeed)
     check_passed_through(config.deepspeed)
     check_data(config.data)
     longest = max(segment.length for segment in plan_run(config))

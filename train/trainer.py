@@ -25,6 +25,7 @@ from train.engine import Engine, StepResult
 from train.frozen import Frozen
 from train.guard import Guard, given_up
 from train.hardware import peak_flops, peak_memory, slow_format_warning
+from train.memory.layout import STATE_BYTES
 from train.model.transformer import Transformer
 from train.objective import build_objective
 from train.precision import DTYPES
@@ -41,8 +42,6 @@ from train.time_limit import TimeLimit
 from train.validation import Validation
 from train.watchdog import RankLost, Watchdog
 
-STATE_BYTES = 12
-"""Of a checkpoint, per parameter: its float32 weight and two moments."""
 PATIENCE, LOST_PATIENCE = 10.0, 3.0
 """Seconds that a run that breaks off waits for its ranks' parts of a checkpoint, and where one of them is gone."""
 

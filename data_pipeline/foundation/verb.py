@@ -24,6 +24,7 @@ class Request:
     dry_run: bool = False
     multirun: bool = False
     follow: bool = False
+    apply: bool = False
     print_configuration: bool = False
     folders: list[Path] = field(default_factory=list)
 
@@ -103,7 +104,7 @@ class Verb:
         return flag not in OPTIONAL_FLAGS or flag in self.flags
 
     def _request(self, arguments: list[str]) -> Request:
-        json = dry_run = multirun = follow = print_configuration = False
+        json = dry_run = multirun = follow = apply = print_configuration = False
         folders: list[Path] = []
         overrides: list[str] = []
         rest = iter(arguments)
@@ -116,6 +117,8 @@ class Verb:
                 multirun = True
             elif argument == "--follow" and self._takes("--follow"):
                 follow = True
+            elif argument == "--apply" and self._takes("--apply"):
+                apply = True
             elif argument == "--cfg":
                 if next(rest, None) != "job":
                     raise UserError("`--cfg` takes one word: --cfg job prints the configuration and does nothing else")
@@ -134,7 +137,7 @@ class Verb:
                 overrides.append(f"{self.positional}='{argument}'")
             else:
                 overrides.append(argument)
-        return Request(overrides, json, dry_run, multirun, follow, print_configuration, folders)
+        return Request(overrides, json, dry_run, multirun, follow, apply, print_configuration, folders)
 
 
 def _settings(file: str | None) -> list[str]:
@@ -155,9 +158,10 @@ FLAGS = {
     "--multirun": "a run for each combination of KEY=A,B,C",
     "--follow": "go on until the end",
     "--json": "print results as JSON",
+    "--apply": "write what is recommended as settings for `train`",
     "--cfg job": "print the resolved configuration, do nothing",
     "--config-dir DIR": "look here too for groups and options",
     "--settings FILE": "settings from a file too: a YAML list of KEY=VALUE",
     "--help": "this page",
 }
-OPTIONAL_FLAGS = ("--json", "--dry-run", "--multirun", "--follow")
+OPTIONAL_FLAGS = ("--json", "--dry-run", "--multirun", "--follow", "--apply")

@@ -1,0 +1,184 @@
+"""`python -m benchmarks.memory_plan`: a rank's peak memory as predicted, beside what it was measured to be, on CPUs.
+
+Measured is the largest sum of bytes that torch's allocator had handed out at a moment, from the engine's construction
+to the end of the second step, counted from the events of its profiler: what `torch.cuda.max_memory_allocated` counts on
+a GPU. The resident memory of a process would say less: pages that were allocated and never written aren't in it, the
+allocator of the C library keeps what was freed, and libraries share it. Of several ranks the largest counts.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from train.deepspeed_settings import ZeroConfig
+from train.memory.footprint import footprint
+from train.memory.layout import Layout
+from train.model.transformer import TransformerConfig
+
+MODELS = {
+    "tied": TransformerConfig(vocabulary_size=16384, width=320, layers=8, heads=5, key_value_heads=5, hidden_width=864),
+    "grouped": TransformerConfig(
+        vocabulary_size=12288,
+        width=512,
+        layers=4,
+        heads=8,
+        key_value_heads=2,
+        hidden_width=1408,
+        tied_embeddings=False,
+    ),
+}
+STEPS = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training to be measured."""
+
+    model: str
+    stage: int
+    activation_checkpointing: bool
+    micro: int = 2
+    length: int = 192
+    accumulation: int = 1
+    precision: str = "fp32"
+    bucket: int = 4_000_000
+
+    def layout(self, ranks: int) -> Layout:
+        return Layout(
+            ranks,
+            self.micro,
+            self.length,
+            self.accumulation,
+            self.precision,
+            self.activation_checkpointing,
+            zero=ZeroConfig(stage=self.stage, reduce_bucket=self.bucket, gather_bucket=self.bucket),
+        )
+
+    @property
+    def name(self) -> str:
+        checkpointing = "checkpointing" if self.activation_checkpointing else ""
+        return f"{self.model:<8} ZeRO {self.stage} {checkpointing:<13}"
+
+
+CASES = [Case(model, stage, again) for model in MODELS for stage in range(4) for again in (False, True)]
+
+
+def predicted_peak(case: Case, ranks: int) -> int:
+    return footprint(MODELS[case.model], case.layout(ranks)).peak.total
+
+
+def measured_peaks(cases: list[Case], ranks: int) -> list[int]:
+    """Return the peak of each case in bytes, all of them run in one start of so many processes.
+
+    Raises:
+        SystemExit: a training failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        plans, results = Path(folder, "cases.json"), Path(folder, "peaks.json")
+        plans.write_text(json.dumps([asdict(case) for case in cases]))
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)),
+            *("-m", "benchmarks.memory_plan", str(plans), str(results)),
+        ]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if finished.returncode or not results.exists():
+            raise SystemExit(finished.stderr[-3000:])
+        return json.loads(results.read_text())
+
+
+def memory_plan_lines() -> Iterator[str]:
+    errors = []
+    yield f"{'':<34}{'measured':>10}{'predicted':>11}{'error':>8}  MB; fullest at"
+    for ranks in (1, 2):
+        for case, measured in zip(CASES, measured_peaks(CASES, ranks)):
+            planned = footprint(MODELS[case.model], case.layout(ranks))
+            error = planned.peak.total / measured - 1
+            errors.append(abs(error))
+            yield (
+                f"{case.name} {ranks} rank{'s' if ranks > 1 else ' '} {measured / 1e6:>10,.1f}"
+                f"{planned.peak.total / 1e6:>11,.1f}{error:>+8.1%}  {planned.moment}"
+            )
+    yield f"{len(errors)} layouts: median error {statistics.median(errors):.1%}, worst {max(errors):.1%}"
+
+
+def measure(cases: list[Case]) -> list[int]:
+    """Run trainings in this process, one of several; return the largest peak over all of them for each."""
+    from train.distributed import ClusterConfig, join_world, leave_world
+
+    world = join_world(ClusterConfig(threads=1))
+    try:
+        return [max(world.gather(_peak(case, world))) for case in cases]
+    finally:
+        leave_world()
+
+
+def _peak(case: Case, world) -> int:  # type: ignore[no-untyped-def]
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    from data_pipeline.loader import Batch
+    from train.batch import BatchConfig, plan_batch
+    from train.engine import Engine
+    from train.objective import ObjectiveConfig, build_objective
+    from train.optimizer import OptimizerConfig
+    from train.precision import PrecisionConfig
+
+    model, layout = MODELS[case.model], case.layout(world.size)
+    generator = torch.Generator().manual_seed(world.rank)
+    objective = build_objective(ObjectiveConfig(), document_mask=False)
+
+    def batch() -> Batch:
+        tokens = torch.randint(0, model.vocabulary_size, (case.micro, case.length + 1), generator=generator)
+        ends = [[case.length]] * case.micro
+        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), ends, range(case.micro))
+
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        sequences = case.micro * case.accumulation * world.size
+        engine = Engine(
+            model,
+            0,
+            world,
+            plan_batch(BatchConfig(sequences, case.micro), world.size),
+            layout.zero,
+            PrecisionConfig(case.precision),
+            OptimizerConfig(),
+            case.activation_checkpointing,
+        )
+        gc.collect()
+        for _ in range(STEPS):
+            engine.train_step([batch() for _ in range(case.accumulation)], objective, 1e-3, lambda *_: None)
+    engine.close()
+    del engine
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    # Those of different threads are listed one thread after the other.
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def main() -> int:
+    if len(sys.argv) == 3:
+        peaks = measure([Case(**case) for case in json.loads(Path(sys.argv[1]).read_text())])
+        if os.environ["RANK"] == "0":
+            Path(sys.argv[2]).write_text(json.dumps(peaks))
+        return 0
+    for line in memory_plan_lines():
+        print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""What a token costs a device: operations in matrix products and in attention, and elements moved in between.
+
+Per token of a forward pass. Letters as in the model: D width, Q and K width of all query and key heads, H of the
+feed-forward layer, V vocabulary, T tokens of a sequence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from train.memory.sizes import parameter_sizes
+from train.model.transformer import TransformerConfig
+
+LOSS_BYTES = 48
+"""Read and written per logit by the chunked cross-entropy: product, float32, log-partition, exponential, gradient."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Per token.
+
+    Args:
+        parameters: of the model, tied ones once.
+        matrix_flops: of a forward pass, attention's own products left out.
+        head_flops: the part of `matrix_flops` behind the blocks, which checkpointing doesn't recompute.
+        attention_flops: of a forward pass over the causal half.
+        moved: elements that kernels between the products read and write in a forward pass of the blocks.
+        loss_bytes: that the loss reads and writes, its gradient with it.
+    """
+
+    parameters: int
+    matrix_flops: float
+    head_flops: float
+    attention_flops: float
+    moved: float
+    loss_bytes: float
+
+    @property
+    def model_flops(self) -> float:
+        """Forward and backward pass, nothing recomputed: what MFU counts (Chowdhery et al. 2022, appendix B)."""
+        return 3.0 * (self.matrix_flops + self.attention_flops)
+
+
+def work_of(model: TransformerConfig, length: int) -> Work:
+    """Return the work of our model's code, read from it kernel by kernel.
+
+    Two norms read and write D each, two sums 3·D; a rotation is five kernels over Q + K; silu and the product of gate
+    and up read and write 5·H; attention reads and writes Q and K twice.
+    """
+    assert model.vocabulary_size is not None
+    head = 2.0 * model.vocabulary_size * model.width
+    queries, keys = model.heads * model.width_of_head, model.key_value_heads * model.width_of_head
+    attention = 2.0 * queries * length
+    flops = model.flops_per_token(length) / 3.0
+    per_block = 10 * model.width + 12 * (queries + keys) + 5 * model.hidden_width
+    return Work(
+        parameters=parameter_sizes(model).total,
+        matrix_flops=flops - model.layers * attention,
+        head_flops=head,
+        attention_flops=model.layers * attention,
+        moved=model.layers * per_block,
+        loss_bytes=LOSS_BYTES * model.vocabulary_size,
+    )

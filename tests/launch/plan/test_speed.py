@@ -1,0 +1,89 @@
+"""Seconds of a step: operations as torch counts them, collectives as textbooks have them, and what hides what."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
+
+from launch.plan.communication import gather_seconds, reduce_seconds
+from launch.plan.hardware import Cluster, DeviceConfig, NetworkConfig
+from launch.plan.speed import step_time
+from launch.plan.work import work_of
+from train.deepspeed_settings import ZeroConfig
+from train.memory.layout import Layout
+from train.model.transformer import Transformer, TransformerConfig
+
+MODEL = TransformerConfig(vocabulary_size=512, width=64, layers=3, heads=4, key_value_heads=2, hidden_width=160)
+DEVICE = DeviceConfig("d", True, {"bf16": 1e14}, 80e9, 1e12, 100e9, 25e9)
+NETWORK = NetworkConfig("n", bandwidth=10e9, latency=0.0, efficiency=1.0)
+
+
+def cluster(nodes: int, devices_per_node: int = 8, network: NetworkConfig = NETWORK) -> Cluster:
+    return Cluster(DEVICE, network, nodes, devices_per_node)
+
+
+def test_matrix_products_are_as_many_as_torch_counts():
+    model = Transformer(MODEL)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    tokens = torch.randint(0, 512, (2, 33))
+    counter = FlopCounterMode(display=False)
+    with counter:
+        cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    counted = counter.get_flop_counts()["Global"]
+    products = sum(count for op, count in counted.items() if "attention" not in str(op))
+    assert products == 3 * work_of(MODEL, 32).matrix_flops * 64
+
+
+def test_attention_is_half_of_what_torch_counts_without_the_causal_mask():
+    queries = torch.zeros(1, 4, 64, 16)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        (queries @ queries.transpose(2, 3)) @ queries
+    assert work_of(MODEL, 64).attention_flops * 64 == MODEL.layers * counter.get_total_flops() / 2
+
+
+def test_a_gather_takes_what_a_ring_sends_over_its_slowest_part():
+    assert gather_seconds(cluster(1, 1), 1e9) == 0
+    within = Cluster(DEVICE, NETWORK, 1, 4)
+    assert gather_seconds(within, 8e9) == pytest.approx(8e9 * 3 / 4 / 100e9, rel=1e-3)
+    # Eight ports of 10 GB/s leave a machine: slower than its links of 100 GB/s.
+    assert gather_seconds(cluster(4), 8e9) == pytest.approx(8e9 * 31 / 32 / 80e9, rel=1e-3)
+    assert reduce_seconds(cluster(4), 8e9) == pytest.approx(2 * gather_seconds(cluster(4), 8e9))
+
+
+def test_latency_counts_for_each_collective():
+    slow = NetworkConfig("n", bandwidth=10e9, latency=1e-3, efficiency=1.0)
+    more = gather_seconds(cluster(4, network=slow), 1e9, messages=11) - gather_seconds(cluster(4, network=slow), 1e9)
+    assert more == pytest.approx(10 * 3e-3, rel=0.01)
+
+
+def seconds(stage: int, nodes: int = 4, accumulation: int = 1, micro: int = 8, **zero: bool):
+    layout = Layout(nodes * 8, micro, 1024, accumulation, "bf16", is_gpu=True, zero=ZeroConfig(stage, **zero))
+    return step_time(work_of(MODEL, 1024), layout, cluster(nodes))
+
+
+def test_one_reduction_a_step_is_shared_by_its_micro_batches_at_stage_1_and_not_at_stage_2():
+    assert seconds(1, accumulation=8).communication == pytest.approx(seconds(1).communication)
+    assert seconds(2, accumulation=8).communication > 4 * seconds(2).communication
+
+
+def test_overlap_hides_reductions_behind_computing_and_no_more_than_there_is():
+    plain, overlapped = seconds(2, micro=64), seconds(2, micro=64, overlap_communication=True)
+    assert overlapped.communication < plain.communication
+    assert overlapped.communication + overlapped.hidden == pytest.approx(plain.communication + plain.hidden)
+    tiny = seconds(3, micro=1, overlap_communication=True)
+    computing = tiny.matrix + tiny.attention + tiny.moved + tiny.recomputed
+    assert tiny.hidden <= computing * (1 + 1e-9)
+
+
+def test_recomputing_takes_a_forward_pass_of_the_blocks():
+    plain = Layout(1, 8, 1024, precision="bf16", is_gpu=True)
+    again = Layout(1, 8, 1024, precision="bf16", is_gpu=True, activation_checkpointing=True)
+    work, one = work_of(MODEL, 1024), cluster(1, 1)
+    before, after = step_time(work, plain, one), step_time(work, again, one)
+    share = 1 - work.head_flops / work.matrix_flops
+    assert after.recomputed > before.matrix / 3 * share
+    assert after.total - before.total == pytest.approx(after.recomputed)

@@ -1,0 +1,48 @@
+"""What is settled before a process group: what can't fit is refused, with settings that would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.foundation.configuration import compose_configuration
+from data_pipeline.foundation.errors import UserError
+from train.memory.room import Room
+from train.preflight import Prepared, check_memory, mends, prepare_run
+from train.schemas import register_schemas
+from train.settings import TrainConfig
+
+
+@pytest.fixture
+def prepared(small_dataset: Path, tmp_path: Path):
+    def prepare(*overrides: str, ranks: int = 1) -> tuple[Prepared, TrainConfig]:
+        register_schemas()
+        given = [f"data.path={small_dataset}", f"run.root={tmp_path}", "tracker=none", *overrides]
+        composed = compose_configuration("train", given, TrainConfig)
+        return prepare_run(composed, ranks), composed.value
+
+    return prepare
+
+
+def test_a_small_model_fits_here(prepared):
+    assert check_memory(*prepared("model=nano", "batch.sequences=4"), 0) is None
+
+
+def test_a_large_one_is_refused_before_anything_is_started(prepared):
+    with pytest.raises(UserError, match=r"this can't fit: a rank will hold [0-9,.]+ GB"):
+        check_memory(*prepared("model=llama_70b", "batch.sequences=4"), 0)
+
+
+def test_what_is_about_to_happen_names_the_memory(prepared):
+    run, config = prepared("model=nano", "batch.sequences=4")
+    assert any(line.startswith("memory   ") and " MB of tensors" in line for line in run.lines(config))
+
+
+def test_mends_are_settings_that_do_fit_the_least_change_first(prepared):
+    run, _ = prepared("model=small_30m", "batch.sequences=64", "data.sequence_length=512", ranks=2)
+    peak = run.footprint.peak.total
+    found = mends(run.model, run.layout, Room(peak * 0.9, peak, False))
+    assert found[0].startswith("batch.micro=16 needs ")
+    assert len(found) == 3
+    assert mends(run.model, run.layout, Room(1e6, 1e6, False)) == []

@@ -1,0 +1,94 @@
+"""What the forward pass keeps for the backward pass, tensor by tensor, in the order of the model's own code.
+
+Letters as in the model: D width, Q and K width of all query and key heads, H of the feed-forward layer, V vocabulary.
+All sizes are bytes of one rank and one micro-batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from train.memory.layout import Layout
+from train.model.cross_entropy import CHUNK_LOGITS
+from train.model.transformer import TransformerConfig
+
+FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes of one micro-batch.
+
+    Args:
+        block: kept by one block that isn't recomputed.
+        boundary: of a block's input, which is all that a recomputed block keeps.
+        passing: held besides while a block's backward pass is at its widest place.
+        kept: by all blocks until the backward pass begins.
+        head: kept behind the last block: the last norm's, and the gradient that the loss has made for it.
+        loss: while the loss is worked out, chunk by chunk, its part of the gradient with it.
+        scaling: while the loss's own gradients are multiplied by what comes from behind.
+    """
+
+    block: int
+    boundary: int
+    passing: int
+    kept: int
+    head: int
+    loss: int
+    scaling: int
+
+
+def activations(model: TransformerConfig, layout: Layout) -> Activations:
+    """Return what a micro-batch of a resolved model keeps.
+
+    A norm keeps its input and its output, which the next products take; the kernel of CPUs, put together of smaller
+    ones, keeps the input and what is multiplied by the weight in float32. Attention keeps rotated queries and
+    keys, values, its output and a float per query and head (Dao 2023, FlashAttention-2). The feed-forward layer keeps
+    gate, silu(gate), up and their product. Of logits there are never more than a chunk's.
+    """
+    assert model.vocabulary_size is not None
+    element, tokens = layout.element, layout.tokens
+    width, hidden = model.width, model.hidden_width
+    queries, keys = model.heads * model.width_of_head, model.key_value_heads * model.width_of_head
+    norm = _norm(width, layout)
+    attention = element * (2 * queries + 2 * keys) + FLOAT * model.heads
+    if model.query_key_norm:
+        attention += _norm(queries, layout) + _norm(keys, layout)
+    block = tokens * (2 * norm + attention + element * 4 * hidden)
+    boundary = tokens * element * width
+    # The widest place is behind the product gate · up, where the gradients of three hidden tensors meet.
+    passing = tokens * element * (2 * hidden + 2 * width)
+    kept = model.layers * (boundary if layout.activation_checkpointing else block)
+    matrix = model.vocabulary_size * width
+    return Activations(
+        block=block,
+        boundary=boundary,
+        passing=passing + (block if layout.activation_checkpointing else 0),
+        kept=kept,
+        head=tokens * (norm + element * width),
+        loss=FLOAT * matrix + _chunk(model.vocabulary_size, matrix, layout),
+        scaling=2 * element * matrix + tokens * element * width,
+    )
+
+
+def _norm(width: int, layout: Layout) -> int:
+    """Return the bytes a token keeps in a norm: input, output, and where kernels aren't fused, what is in between."""
+    if layout.is_gpu:
+        return 2 * width * layout.element + FLOAT
+    return 2 * FLOAT * width + width * layout.element + FLOAT
+
+
+def _chunk(vocabulary: int, matrix: int, layout: Layout) -> int:
+    """Return the bytes that the loss of a chunk takes: its logits, their exponentials, and the chunk's before.
+
+    In 16 bits the head's gradient of a chunk is a matrix of its own before it is added to the sum in float32, which a
+    CPU turns into float32 first.
+    """
+    rows = min(layout.tokens, max(1, CHUNK_LOGITS // vocabulary))
+    logits = FLOAT * rows * vocabulary
+    chunks, last = -(-layout.tokens // rows), FLOAT * vocabulary * ((layout.tokens - 1) % rows + 1)
+    widest = 3 * logits if chunks > 2 else max(2 * logits, logits + 2 * last if chunks == 2 else 0)
+    if layout.element == FLOAT:
+        return widest
+    product = matrix * (layout.element + (0 if layout.is_gpu else FLOAT))
+    return max(widest, product + logits + layout.element * rows * vocabulary)

@@ -1,0 +1,45 @@
+"""How a step is laid out over ranks and micro-batches: all that its memory and its speed depend on beside the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from train.deepspeed_settings import ZeroConfig
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+"""Of a weight, an activation or a gradient, by precision."""
+
+STATE_BYTES = 12
+"""Of a checkpoint, per parameter: its float32 weight and two moments."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to run a step.
+
+    Args:
+        ranks: over which ZeRO partitions.
+        micro: sequences of one forward pass on one rank.
+        length: tokens of a sequence.
+        accumulation: micro-batches of a step.
+        is_gpu: kernels and collectives of a GPU; else of a CPU with gloo, which work out more in pieces and in copies.
+    """
+
+    ranks: int
+    micro: int
+    length: int
+    accumulation: int = 1
+    precision: str = "fp32"
+    activation_checkpointing: bool = False
+    is_gpu: bool = False
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+
+    @property
+    def tokens(self) -> int:
+        """Of one micro-batch on one rank."""
+        return self.micro * self.length
+
+    @property
+    def element(self) -> int:
+        """Bytes of an element of weights, activations and gradients."""
+        return BYTES[self.precision]
