@@ -103,7 +103,7 @@ def test_another_frozen_model_than_before_is_refused(trainings, folder):
 
 
 def test_a_teacher_that_reads_other_tokens_is_refused(trainings, folder, small_dataset):
-    typed = ("run.name=refused", f"data.path={small_dataset}", "objective=distillation", "steps=2", *MODEL)
+    typed = ("run.name=refused", f"data.path={small_dataset}", "objective=distillation", "steps=20", *MODEL)
     assert trainings.typed(folder, *typed, "objective.teacher=runs/base") == [2]
     assert "objective.teacher=runs/base reads other tokens than" in said(folder)
 
