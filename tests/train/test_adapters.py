@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from data_pipeline.foundation.errors import UserError
-from train.checkpoint.load import load_transformer
+from train.checkpoint.load import StateReader, load_transformer
+from train.checkpoint.state_file import MASTER
 from train.model.adapters import LoraConfig, check_lora
 from train.model.initialisation import initialise_parameter
 
@@ -67,6 +68,17 @@ def test_what_is_not_adapted_stays_bit_for_bit(trainings):
     after = dict(load_transformer(trainings.checkpoint("2-lora-3", STEPS), CPU).named_parameters())
     same = {name for name, weight in after.items() if torch.equal(weight, before[name])}
     assert same == {name for name in before if not (name.startswith("blocks.") and before[name].dim() == 2)}
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (5, 70), (64, 128), (4000, 4096)])
+def test_any_range_of_a_weight_is_merged(trainings, start, stop):
+    folder, name = trainings.checkpoint("2-lora-1", STEPS), "blocks.1.attention.query.weight"
+    whole = dict(load_transformer(folder, CPU).named_parameters())[name].data
+    out = torch.empty(stop - start)
+    StateReader(folder).fill(name, MASTER, tuple(whole.shape), start, out)
+    torch.testing.assert_close(out, whole.flatten()[start:stop], rtol=0, atol=1e-7)
+    StateReader(folder, merges=False).fill(name, MASTER, tuple(whole.shape), start, out)
+    assert not torch.equal(out, whole.flatten()[start:stop])
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

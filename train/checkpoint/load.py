@@ -69,7 +69,7 @@ def load_checkpoint(engine: Engine, folder: Path) -> TrainerState:
         UserError: the checkpoint is of another model.
     """
     state = read_trainer_state(folder)
-    reader = StateReader(folder)
+    reader = StateReader(folder, merges=False)
     moments = restore_optimizer(engine, state.optimizer_steps)
     for piece in local_pieces(engine):
         reader.fill(piece.parameter, MASTER, piece.shape, piece.start, piece.of(piece.master))
@@ -96,7 +96,7 @@ def load_weights(engine: Engine, folder: Path) -> None:
         Failure: the checkpoint lacks part of a parameter.
         UserError: the checkpoint is of another model.
     """
-    reader = StateReader(folder, merged=read_model_description(folder)["lora"])
+    reader = StateReader(folder)
     for piece in frozen_pieces(engine) or local_pieces(engine):
         reader.fill(piece.parameter, MASTER, piece.shape, piece.start, piece.of(piece.master))
     spread_masters(engine)
@@ -133,9 +133,8 @@ def load_transformer(folder: Path, device: torch.device, dtype: torch.dtype = to
     """
     if problems := verify_checkpoint(folder):
         raise Failure(f"checkpoint {folder} is damaged: {'; '.join(problems)}")
-    description = read_model_description(folder)
-    config = TransformerConfig(**description["model"])
-    reader = StateReader(folder, merged=description["lora"])
+    config = TransformerConfig(**read_model_description(folder)["model"])
+    reader = StateReader(folder)
     with device:
         model = Transformer(config).to(dtype)
     for name, parameter in model.named_parameters():
@@ -147,12 +146,11 @@ class StateReader:
     """All pieces of a checkpoint, over all its state files.
 
     Args:
-        merged: its adapters, to be added to the weights that they stand beside; None leaves both as they are.
+        merges: give weights that adapters stand beside with what the adapters add to them.
     """
 
-    def __init__(self, folder: Path, merged: LoraConfig | None = None):
+    def __init__(self, folder: Path, merges: bool = True):
         self._folder = folder
-        self._scale = merged.scale if merged and merged.rank else None
         # Those of the manifest, which have been verified; whatever else lies there isn't the checkpoint's.
         names = [name for name in load_checkpoint_manifest(folder).files if name.startswith("state-")]
         files = [StateFile(folder / name) for name in sorted(names) if (folder / name).exists()]
@@ -160,6 +158,8 @@ class StateReader:
         for file in files:
             for piece in file.pieces:
                 self._pieces.setdefault(piece.key, []).append((piece, file))
+        adapted = merges and any(key.endswith(f"adapter.up/{MASTER}") for key in self._pieces)
+        self._scale = read_model_description(folder)["lora"].scale if adapted else None
 
     def fill(self, parameter: str, kind: str, shape: tuple[int, ...], start: int, out: Tensor) -> None:
         """Read elements from `start` on of a flattened parameter's state into `out`, a flat view."""
