@@ -32,6 +32,10 @@ def run(request: Request) -> int:
     if request.print_configuration:
         print(composed.yaml(), end="")
         return 0
+    if composed.value.study.kind is not None:
+        from train.study.chain_of_thought import run_study
+
+        return run_study(composed, request.dry_run)
 
     from data_pipeline.foundation.progress import say
     from train.distributed import join_world, launched_local_rank, launched_size, leave_world

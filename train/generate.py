@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from data_pipeline.foundation.verb import Request, Verb
 
 if TYPE_CHECKING:
+    from train.chain_of_thought.strategy import StrategyConfig
+    from train.generation.settings import GenerateConfig
     from train.sampling import SamplingConfig
     from train.source import Loaded
 
@@ -22,10 +24,13 @@ def run(request: Request) -> int:
 
     from data_pipeline.foundation.configuration import compose_configuration, register
     from data_pipeline.foundation.progress import say
-    from train.sampling import GenerateConfig, check_sampling
+    from train.chain_of_thought.strategy import StrategyConfig
+    from train.generation.settings import GenerateConfig
+    from train.sampling import check_sampling
     from train.source import load_source
 
     register("generate_schema", GenerateConfig)
+    register("strategy_schema", StrategyConfig, group="strategy")
     composed = compose_configuration("generate", request.overrides, GenerateConfig, request.folders)
     if request.print_configuration:
         print(composed.yaml(), end="")
@@ -34,6 +39,8 @@ def run(request: Request) -> int:
     check_sampling(config)
     loaded = load_source(Path(config.source))
     say(escape(f"{loaded.folder}, step {loaded.step:,}"))
+    if config.strategy is not None:
+        return answer_questions(config, config.strategy, loaded, request.json)
     for prompt in [config.prompt] if config.prompt is not None else typed_prompts():
         for number in range(config.count):
             texts = write(loaded, prompt, replace(config, seed=config.seed + number))
@@ -57,6 +64,31 @@ def write(loaded: Loaded, prompt: str, sampling: SamplingConfig) -> Iterator[str
     return stream_text(tokens, loaded.tokenizer, list(sampling.stop))
 
 
+def answer_questions(config: GenerateConfig, strategy: StrategyConfig, loaded: Loaded, as_json: bool) -> int:
+    """Ask each prompt as a question, by a strategy; print the steps and the answer, with its votes."""
+    from dataclasses import asdict
+
+    from train.chain_of_thought.answers import check_extract
+    from train.chain_of_thought.strategy import check_strategy
+    from train.chain_of_thought.think import examples_before, think
+    from train.generation.templates import render
+    from train.generation.text_model import TextModel
+
+    check_strategy(strategy)
+    check_extract(config.extract)
+    before = examples_before(strategy)
+    model = TextModel(loaded)
+    for question in [config.prompt] if config.prompt is not None else typed_prompts():
+        prompt = before + render(strategy.prompt, {"question": question}, "strategy.prompt")
+        [thought] = think(model, [prompt], [question], strategy, config.extract, config)
+        if as_json:
+            print(json.dumps({"prompt": question, **asdict(thought)}, ensure_ascii=False), flush=True)
+            continue
+        votes = f" ({thought.votes[thought.answer]} of {strategy.samples})" if thought.answer is not None else ""
+        print(f"{thought.text}\n\nanswer: {thought.answer or 'none'}{votes}\n", flush=True)
+    return 0
+
+
 def typed_prompts() -> Iterator[str]:
     """Yield lines from standard input, asking for them at a terminal."""
     if sys.stdin.isatty():
@@ -74,6 +106,7 @@ VERB = Verb(
     name="generate",
     summary="text from a run or a checkpoint, streamed as it is written",
     run=run,
+    groups=("strategy",),
     keys=(
         ("source", "a run's folder or a checkpoint"),
         ("prompt", "beginning of the text; left out, prompts are read from standard input"),
@@ -83,10 +116,12 @@ VERB = Verb(
         ("seed", "of the draws"),
         ("stop", "texts that end the writing, as a list"),
         ("count", "texts for each prompt"),
+        ("extract.how", "with a strategy: where the answer is: whole, number, after or regex"),
     ),
     examples=(
         'headrace generate source=runs/demo prompt="This module "',
         'headrace generate source=runs/demo prompt="Return the " temperature=0 tokens=40',
+        'headrace generate source=runs/sums prompt="What is 7 + 5?" strategy=self_consistency extract.how=number',
         "headrace generate source=runs/demo",
     ),
     flags=("--json",),

@@ -35,21 +35,6 @@ class SamplingConfig:
     stop: list[str] = field(default_factory=list)
 
 
-@dataclass
-class GenerateConfig(SamplingConfig):
-    """What `headrace generate` continues, and how.
-
-    Args:
-        source: a run's folder or a checkpoint.
-        prompt: beginning of the text; None reads prompts from standard input, one a line.
-        count: texts to write for each prompt, with seeds counted up from `seed`.
-    """
-
-    source: str = "???"
-    prompt: str | None = None
-    count: int = 1
-
-
 def check_sampling(config: SamplingConfig) -> None:
     """Raise UserError for settings outside their range."""
     if config.tokens < 1 or config.temperature < 0 or config.top_k < 0 or not 0 < config.top_p <= 1:
@@ -96,15 +81,30 @@ def sample_tokens(
 
 def choose(logits_V: Tensor, sampling: SamplingConfig, generator: torch.Generator) -> int:
     """Draw one token from (vocabulary,) float32 logits."""
+    return int(draw(logits_V.unsqueeze(0), sampling, torch.rand(1, generator=generator))[0])
+
+
+def draw(logits_BV: Tensor, sampling: SamplingConfig, uniform_B: Tensor) -> Tensor:
+    """Draw a token for each sequence, (B,) ids, by inverting the cumulative distribution.
+
+    Args:
+        logits_BV: float32.
+        uniform_B: a number from [0, 1) for each: what a sequence draws doesn't depend on those beside it.
+    """
     if sampling.temperature == 0:
-        return int(logits_V.argmax())
-    logits, ids = (logits_V / sampling.temperature).sort(descending=True, stable=True)
+        return logits_BV.argmax(dim=-1)
+    logits, ids = logits_BV.double() / sampling.temperature, None
+    if sampling.top_k or sampling.top_p < 1:
+        logits, ids = logits.sort(descending=True, stable=True)
     if sampling.top_k:
-        logits, ids = logits[: sampling.top_k], ids[: sampling.top_k]
-    probabilities = logits.softmax(dim=0)
-    # A token stays if those before it have not yet reached top_p: the first always stays.
-    kept = probabilities.cumsum(dim=0) - probabilities < sampling.top_p
-    return int(ids[torch.multinomial(probabilities * kept, 1, generator=generator)])
+        logits = logits[:, : sampling.top_k]
+    probabilities = logits.softmax(dim=-1)
+    if sampling.top_p < 1:
+        # A token stays if those before it have not yet reached top_p: the first always stays.
+        probabilities = probabilities * (probabilities.cumsum(dim=-1) - probabilities < sampling.top_p)
+    cumulative = probabilities.cumsum(dim=-1)
+    drawn = torch.searchsorted(cumulative, uniform_B.double().unsqueeze(1) * cumulative[:, -1:], right=True)
+    return (drawn if ids is None else ids.gather(1, drawn)).squeeze(1)
 
 
 def stream_text(ids: Iterator[int], tokenizer: Tokenizer, stop: list[str]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from train.optimizer import OptimizerConfig, check_optimizer
 from train.precision import PrecisionConfig
 from train.samples import SamplesConfig
 from train.schedule import ScheduleConfig, check_schedule
+from train.study.settings import StudyConfig
 from train.telemetry.trackers import TrackerConfig
 from train.time_limit import parse_seconds
 from train.validation import ValidationConfig
@@ -78,6 +79,7 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
     deepspeed: dict[str, Any] = field(default_factory=dict)
 
 
@@ -97,6 +99,7 @@ FREE_TO_CHANGE = (
     "run",
     "samples",
     "stop_after",
+    "study",
     "time_limit",
     "tracker",
     "validation",
@@ -135,6 +138,11 @@ def check_settings(config: TrainConfig) -> None:
     check_checkpoints(config.checkpoint, config.validation.every)
     check_guard(config.guard)
     check_zero(config.zero, config.precision, config.deepspeed)
+    if config.optimizer.kind == "muon" and config.zero.stage:
+        raise UserError(
+            f"optimizer=muon needs zero=0, not {config.zero.stage}: it works on whole matrices, of which other stages "
+            "hold pieces of any shape"
+        )
     check_passed_through(config.deepspeed)
     check_data(config.data)
     longest = max(segment.length for segment in plan_run(config))

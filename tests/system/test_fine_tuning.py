@@ -95,6 +95,15 @@ def test_tuning_that_is_stopped_goes_on_bit_for_bit(tuned):
     assert final_state(parts) == final_state(whole)
 
 
+def test_under_muon_too(tuned):
+    assert tuned.train("muon", "optimizer=muon").code == 0
+    assert tuned.train("muon-parts", "optimizer=muon", "stop_after=13").code == 75
+    assert tuned.train("muon-parts", "optimizer=muon").code == 0
+    whole, parts, adamw = (tuned.folder / "runs" / name for name in ("muon", "muon-parts", "whole"))
+    assert learnt(parts) == learnt(whole) != learnt(adamw)
+    assert final_state(parts) == final_state(whole)
+
+
 FURTHER = ("start_from=runs/whole", "steps=2", "optimizer.learning_rate=1e-20", "schedule.warmup_steps=0")
 
 
@@ -116,6 +125,7 @@ def test_a_run_begins_with_the_weights_of_another_and_says_whose(tuned):
         (("objective=pretrain",), "take objective=sft"),
         (("start_from=runs/none",), "start_from=runs/none: there is no such folder"),
         (("start_from=runs/whole",), "model=nano: the model is that of start_from=runs/whole"),
+        (("optimizer=muon", "zero=1"), "optimizer=muon needs zero=0, not 1"),
         (("model.document_mask=false",), "would let a sample look at others"),
     ],
 )

@@ -158,3 +158,33 @@ def test_every_verb_has_help(tmp_path):
     assert finished.code == 0 and (REPOSITORY / "launch").is_dir()
     for verb in ("prepare", "train", "generate", "verify", "report"):
         assert f"  {verb} " in finished.out
+
+
+def test_a_run_is_evaluated_on_tasks_and_asked_by_a_strategy(undisturbed, tmp_path):
+    run = undisturbed(1)
+    records = [{"text": f"the water of {place}", "label": n % 2} for n, place in enumerate(("mill", "river", "road"))]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    shared = "data: data.jsonl\nprompt: '{{ text }}'\n"
+    (tmp_path / "choice.yaml").write_text(
+        f"kind: multiple_choice\n{shared}choices: [slow, deep]\nindex: '{{{{ label }}}}'"
+    )
+    (tmp_path / "written.yaml").write_text(f"kind: generation\n{shared}answer: x\ntokens: 4")
+    command = python(
+        "-m", "launch.command", "evaluate", f"source={run}", "tasks=[choice.yaml,written.yaml]", "limit=2",
+        "strategy=self_consistency", "strategy.samples=3", "output=result.json", "details=details.jsonl", "--json",
+    )  # fmt: skip
+    finished = run_command(command, tmp_path)
+    assert finished.code == 0, finished.err
+    result = json.loads(finished.out)
+    assert result == json.loads((tmp_path / "result.json").read_text())
+    choice, written = result["tasks"]
+    assert [score["n"] for score in choice["scores"]] == [2, 2]
+    assert written["strategy"]["samples"] == 3
+    details = read_rows(tmp_path / "details.jsonl")
+    assert [row["task"] for row in details] == ["choice"] * 2 + ["written"] * 2
+    assert all(sum(row["votes"].values()) <= 3 for row in details[2:])
+
+    command = python("-m", "launch.command", "generate", f"source={run}", "prompt=water?", "strategy=least_to_most")
+    finished = run_command([*command, "tokens=6", "--json"], tmp_path)
+    assert finished.code == 0, finished.err
+    assert set(json.loads(finished.out)) == {"prompt", "text", "answer", "votes"}

@@ -21,7 +21,7 @@ from train.checkpoint.folder import (
     step_of,
     verify_checkpoint,
 )
-from train.checkpoint.pieces import MOMENTS, frozen_pieces, local_pieces, restore_optimizer, spread_masters
+from train.checkpoint.pieces import frozen_pieces, local_pieces, moments_in, restore_optimizer, spread_masters
 from train.checkpoint.save import TrainerState, restore_loss_scaler, restore_random_state
 from train.checkpoint.state_file import MASTER, StateFile
 from train.distributed import World
@@ -73,7 +73,7 @@ def load_checkpoint(engine: Engine, folder: Path) -> TrainerState:
     moments = restore_optimizer(engine, state.optimizer_steps)
     for piece in local_pieces(engine):
         reader.fill(piece.parameter, MASTER, piece.shape, piece.start, piece.of(piece.master))
-        for kind in MOMENTS:
+        for kind in moments_in(moments[id(piece.master)]):
             target = piece.of(moments[id(piece.master)][kind])
             reader.fill(piece.parameter, kind, piece.shape, piece.start, target)
     for piece in frozen_pieces(engine):

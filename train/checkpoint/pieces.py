@@ -1,7 +1,7 @@
 """Where DeepSpeed keeps the float32 master weights and optimizer moments of each parameter, stage by stage.
 
-With torch's AdamW the state of a master tensor lies in `optimizer.state[tensor]` at every stage; what differs is which
-tensor holds which elements of which parameter:
+The state of a master tensor lies in `optimizer.state[tensor]` at every stage, under AdamW two moments, under Muon one
+of a matrix; what differs is which tensor holds which elements of which parameter:
 
 - stage 0: the parameter itself, whole on every rank;
 - stages 1 and 2: this rank's partition of all parameters laid end to end, reached through `_hp_mapping`;
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from train.checkpoint.state_file import MASTER, PieceRange
 from train.engine import Engine
+from train.muon import Muon
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -37,10 +38,6 @@ class Piece:
     master: Tensor
     offset: int
     frozen: bool = False
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        return (MASTER,) if self.frozen else (MASTER, *MOMENTS)
 
     def range(self, kind: str) -> PieceRange:
         return PieceRange(self.parameter, kind, self.start, self.stop, self.shape)
@@ -107,7 +104,9 @@ def state_of(engine: Engine, pieces: list[Piece]) -> Iterator[tuple[PieceRange, 
     states = _moments_by_master(engine)
     for piece in pieces:
         yield piece.range(MASTER), piece.of(piece.master)
-        for kind in piece.kinds[1:]:
+        if piece.frozen:
+            continue
+        for kind in moments_in(states[id(piece.master)]):
             yield piece.range(kind), piece.of(states[id(piece.master)][kind])
 
 
@@ -127,12 +126,12 @@ def whole_copies(engine: Engine) -> Iterator[tuple[str, Tensor]]:
 
 
 def optimizer_steps(engine: Engine) -> int:
-    """Return how many updates AdamW has made, which its bias correction depends on."""
+    """Return how many updates the optimizer has made, which AdamW's bias correction depends on."""
     return int(next(iter(_moments_by_master(engine).values()))["step"])
 
 
 def restore_optimizer(engine: Engine, steps: int) -> dict[int, dict[str, Tensor]]:
-    """Give AdamW empty moments for every master tensor that this rank steps, as after `steps` updates.
+    """Give the optimizer empty moments for every master tensor that this rank steps, as after `steps` updates.
 
     Returns:
         the moments by the master tensor's `id`, to be filled.
@@ -142,9 +141,18 @@ def restore_optimizer(engine: Engine, steps: int) -> dict[int, dict[str, Tensor]
     for master in _masters(engine):
         optimizer.state[master] = {
             "step": torch.tensor(float(steps), device=master.device),
-            **{kind: torch.zeros_like(master, requires_grad=False) for kind in MOMENTS},
+            **{kind: torch.zeros_like(master, requires_grad=False) for kind in _kinds_of(optimizer, master)},
         }
     return _moments_by_master(engine)
+
+
+def moments_in(state: dict[str, Tensor]) -> list[str]:
+    """Return the moments that a master's state has."""
+    return [kind for kind in MOMENTS if kind in state]
+
+
+def _kinds_of(optimizer: torch.optim.Optimizer, master: Tensor) -> tuple[str, ...]:
+    return optimizer.kinds_of(master) if isinstance(optimizer, Muon) else MOMENTS
 
 
 def spread_masters(engine: Engine) -> None:

@@ -1,15 +1,16 @@
-"""`headrace evaluate`: perplexity and bits per byte of a split or a text file, beside what compressors reach."""
+"""`headrace evaluate`: perplexity and bits per byte of a split or a text file, or scores on tasks."""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.verb import Request, Verb
+from train.chain_of_thought.strategy import StrategyConfig
 
 if TYPE_CHECKING:
     from train.evaluate.text import Text
@@ -29,6 +30,13 @@ class EvaluateConfig:
         overlap: tokens of each window that are context only.
         batch: windows at once.
         output: file for the result; None for `evaluation.json` in the run's folder.
+        tasks: to score instead of a text: names of examples in `conf/task/`, or paths of YAML files.
+        task_data: folder that the tasks' data lies in; None for that of each YAML file, here for the examples.
+        limit: first records of each task alone; None for all.
+        strategy: how tasks that write are asked instead of as they say.
+        harness: tasks of lm-evaluation-harness, by their name or the path of a YAML file.
+        texts_at_once: most texts of tasks in a batch.
+        details: file for what was asked and answered, a line for each record.
     """
 
     source: str = "???"
@@ -39,6 +47,13 @@ class EvaluateConfig:
     overlap: int = 0
     batch: int = 8
     output: str | None = None
+    tasks: list[str] = field(default_factory=list)
+    task_data: str | None = None
+    limit: int | None = None
+    strategy: StrategyConfig | None = None
+    harness: list[str] = field(default_factory=list)
+    texts_at_once: int = 64
+    details: str | None = None
 
 
 def run(request: Request) -> int:
@@ -46,6 +61,7 @@ def run(request: Request) -> int:
     from data_pipeline.foundation.configuration import compose_configuration, register
 
     register("evaluate_schema", EvaluateConfig)
+    register("strategy_schema", StrategyConfig, group="strategy")
     composed = compose_configuration("evaluate", request.overrides, EvaluateConfig, request.folders)
     if request.print_configuration:
         print(composed.yaml(), end="")
@@ -55,15 +71,60 @@ def run(request: Request) -> int:
     from train.source import load_source
 
     config = composed.value
+    if config.tasks or config.harness:
+        return run_tasks(config, request.json)
     loaded = load_source(Path(config.source))
     length = check_windows(config, loaded)
     text = _text(config, loaded)
     result = score(config, loaded, text, length)
     output = Path(config.output) if config.output else loaded.run and loaded.run / "evaluation.json"
     if output is not None:
-        write_json(output, result)
+        write_json(output, beside_earlier(output, result))
     print(json.dumps(result, ensure_ascii=False) if request.json else table(result))
     return 0
+
+
+def run_tasks(config: EvaluateConfig, as_json: bool) -> int:
+    """Score a model on tasks and print a table; returns 0."""
+    from data_pipeline.foundation.files import write_json, write_text
+    from train.chain_of_thought.strategy import check_strategy
+    from train.evaluate.task import load_task, run_task
+    from train.generation.text_model import TextModel
+    from train.source import load_source
+
+    if config.texts_at_once < 1 or (config.limit is not None and config.limit < 1):
+        raise UserError("texts_at_once and limit must be at least 1")
+    if config.strategy is not None:
+        check_strategy(config.strategy)
+    # Every file is read before the model is: a mistake in the last one is told at once.
+    tasks = [load_task(name, Path(config.task_data) if config.task_data else None) for name in config.tasks]
+    loaded = load_source(Path(config.source))
+    model = TextModel(loaded, config.texts_at_once)
+    results = [run_task(task, model, config.limit, config.strategy) for task in tasks]
+    scores = [result.scores for result in results]
+    if config.harness:
+        from train.evaluate.harness import run_harness
+
+        scores += run_harness(config.harness, model, config.limit)
+    result = {"checkpoint": str(loaded.folder), "step": loaded.step, "tasks": scores}
+    output = Path(config.output) if config.output else loaded.run and loaded.run / "evaluation.json"
+    if output is not None:
+        write_json(output, beside_earlier(output, result))
+    if config.details:
+        lines = [{"task": each.scores["task"], **detail} for each in results for detail in each.details]
+        write_text(Path(config.details), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    print(json.dumps(result, ensure_ascii=False) if as_json else task_table(result))
+    return 0
+
+
+def beside_earlier(output: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result with what a file already says of the same checkpoint: tasks beside a text's perplexity."""
+    try:
+        earlier = json.loads(output.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return result
+    same = isinstance(earlier, dict) and all(earlier.get(key) == result[key] for key in ("checkpoint", "step"))
+    return earlier | result if same else result
 
 
 def check_windows(config: EvaluateConfig, loaded: Loaded) -> int:
@@ -132,6 +193,39 @@ def table(result: dict[str, Any]) -> str:
     )
 
 
+def task_table(result: dict[str, Any]) -> str:
+    """Return the scores on tasks as lines for a person."""
+    rows: list[tuple[str, ...]] = [("task", "score", "value", "± error", "chance", "n")]
+    notes = []
+    for task in result["tasks"]:
+        groups = [("", task["scores"]), *((f" {group}", scores) for group, scores in task.get("by", {}).items())]
+        for group, scores in groups:
+            rows += [_row(task["task"] + group, score) for score in scores]
+        if "majority" in task:
+            notes.append(f"{task['task']}: always the most frequent answer {task['majority']:.4f}")
+        for score in task["scores"]:
+            if "signature" in score:
+                notes.append(
+                    f"{task['task']}: the source copied {score['copy']:.2f}, {score['name']} {score['signature']}"
+                )
+        if task.get("prompts_shortened"):
+            notes.append(
+                f"{task['task']}: {task['prompts_shortened']} prompts were too long; their beginning was left out"
+            )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) if column < 2 else cell.rjust(width)
+                  for column, (cell, width) in enumerate(zip(row, widths)))
+        for row in rows
+    ]  # fmt: skip
+    return "\n".join([f"checkpoint {result['checkpoint']} (step {result['step']:,})", *lines, *notes])
+
+
+def _row(task: str, score: dict[str, Any]) -> tuple[str, ...]:
+    error, chance = ("" if score[key] is None else f"{score[key]:.4f}" for key in ("standard_error", "chance"))
+    return task, score["name"], f"{score['value']:.4f}", error, chance, "" if score["n"] is None else f"{score['n']:,}"
+
+
 def _text(config: EvaluateConfig, loaded: Loaded) -> Text:
     import yaml
 
@@ -154,19 +248,26 @@ def _text(config: EvaluateConfig, loaded: Loaded) -> Text:
 
 VERB = Verb(
     name="evaluate",
-    summary="perplexity and bits per byte of a split or a text file, beside what compressors reach",
+    summary="perplexity and bits per byte of a split or a text file, or scores on tasks",
     run=run,
+    groups=("strategy",),
     keys=(
         ("source", "a run's folder or a checkpoint"),
         ("data", "a dataset folder or its URL; the run's own if left out"),
         ("split", "validation or train"),
         ("text", "a text file instead of a dataset"),
         ("overlap", "tokens of each window that are context only"),
+        ("tasks", "to score instead: YAML files, or examples of conf/task, as a list"),
+        ("task_data", "folder of the tasks' data, if it isn't that of the YAML file"),
+        ("harness", "tasks of lm-evaluation-harness, by name or YAML file, as a list"),
+        ("limit", "first records of each task alone"),
+        ("details", "file for what was asked and answered"),
         ("output", "file for the result; evaluation.json in the run's folder if left out"),
     ),
     examples=(
         "headrace evaluate source=runs/demo",
         "headrace evaluate source=runs/demo text=README.md --json",
+        "headrace evaluate source=runs/demo 'tasks=[my_tasks/sums.yaml]' strategy=zero_shot limit=200",
         "headrace evaluate source=runs/demo/checkpoints/step-00000600 data=datasets/python_docs overlap=128",
     ),
     flags=("--json",),

@@ -15,6 +15,7 @@ from train.model.documents import Documents, flex_attention
 from train.model.layers import Linear
 
 if TYPE_CHECKING:
+    from train.model.ragged_cache import RaggedCache
     from train.model.transformer import TransformerConfig
 
 
@@ -35,6 +36,11 @@ class KeyValueCache:
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
         self.capacity = length
+        self.mask: Tensor | None = None
+
+    def positions(self, tokens: int) -> Tensor:
+        """Return the positions of the next tokens, (T,)."""
+        return torch.arange(self.length, self.length + tokens, device=self.keys.device)
 
     def extend(self, layer: int, keys_BHTK: Tensor, values_BHTK: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new tokens' keys and values of one layer behind the earlier ones; return all of them."""
@@ -42,6 +48,10 @@ class KeyValueCache:
         self.keys[layer, :, :, self.length : end] = keys_BHTK
         self.values[layer, :, :, self.length : end] = values_BHTK
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def advance(self, tokens: int) -> None:
+        """Count the tokens that all layers have written."""
+        self.length += tokens
 
 
 def rotary_table(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -84,7 +94,7 @@ class Attention(nn.Module):
         x_BTD: Tensor,
         rotary: tuple[Tensor, Tensor],
         documents: Documents | None = None,
-        cache: KeyValueCache | None = None,
+        cache: KeyValueCache | RaggedCache | None = None,
     ) -> Tensor:
         sequences, tokens, _ = x_BTD.shape
         query = self.query(x_BTD).view(sequences, tokens, self.heads, self.head_width).transpose(1, 2)
@@ -96,25 +106,28 @@ class Attention(nn.Module):
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)
         if documents is None:
-            attended = attend(query, key, value)
+            attended = attend(query, key, value, None if cache is None or tokens > 1 else cache.mask)
         else:
             attended = attend_within_documents(query, key, value, documents)
         return self.output(attended.transpose(1, 2).reshape(sequences, tokens, -1))
 
 
-def attend(query_BHTK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor) -> Tensor:
-    """Causal attention of the last T of S positions to all that are not later than themselves."""
+def attend(query_BHTK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Causal attention of the last T of S positions to all that are not later than themselves, or to what a mask says.
+
+    Args:
+        mask: booleans that broadcast to (B, H, T, S).
+    """
     tokens, attended = query_BHTK.shape[2], key_BHSK.shape[2]
     grouped = query_BHTK.shape[1] != key_BHSK.shape[1]
-    mask = None
-    if 1 < tokens < attended:
+    if mask is None and 1 < tokens < attended:
         mask = torch.ones(tokens, attended, dtype=torch.bool, device=query_BHTK.device).tril(attended - tokens)
     return scaled_dot_product_attention(
         query_BHTK,
         key_BHSK,
         value_BHSK,
         attn_mask=mask,
-        is_causal=tokens == attended and tokens > 1,
+        is_causal=mask is None and tokens == attended and tokens > 1,
         enable_gqa=grouped,
     )
 

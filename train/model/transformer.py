@@ -20,6 +20,7 @@ from train.model.attention import Attention, KeyValueCache, rotary_table
 from train.model.cross_entropy import linear_cross_entropy
 from train.model.documents import DocumentEnds, Documents, lay_out
 from train.model.layers import Embedding, Linear
+from train.model.ragged_cache import RaggedCache
 
 Output = Callable[[Tensor, Tensor], Tensor]
 """What is made of the last hidden states (N, D) and the head's weight (V, D), which only there is sure to be whole."""
@@ -134,7 +135,7 @@ class Block(nn.Module):
         x_BTD: Tensor,
         rotary: tuple[Tensor, Tensor],
         documents: Documents | None = None,
-        cache: KeyValueCache | None = None,
+        cache: KeyValueCache | RaggedCache | None = None,
     ) -> Tensor:
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary, documents, cache)
         return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD))
@@ -179,8 +180,9 @@ class Transformer(nn.Module):
         tokens_BT: Tensor,
         targets_BT: Tensor | None = None,
         document_ends: DocumentEnds | None = None,
-        cache: KeyValueCache | None = None,
+        cache: KeyValueCache | RaggedCache | None = None,
         z_loss: float = 0.0,
+        at_BN: Tensor | None = None,
         output: Output | None = None,
     ) -> Tensor:
         """Return logits (B, T, vocabulary), or with targets the summed loss over them, a float32 scalar.
@@ -191,14 +193,15 @@ class Transformer(nn.Module):
             document_ends: per sequence; attention then stays within a document, and positions begin anew with each.
             cache: keys and values of earlier tokens; the new ones are added.
             z_loss: weight of the squared log-partition in the loss.
+            at_BN: positions in T of each sequence whose logits alone are wanted; the result is (B, N, vocabulary).
             output: makes something else of hidden states and head, which is returned.
         """
         documents = None if document_ends is None else lay_out(document_ends, tokens_BT.device)
         if documents is not None:
             positions = documents.positions_BT
         else:
-            first = cache.length if cache is not None else 0
-            positions = torch.arange(first, first + tokens_BT.shape[1], device=tokens_BT.device)
+            tokens = tokens_BT.shape[1]
+            positions = torch.arange(tokens, device=tokens_BT.device) if cache is None else cache.positions(tokens)
         cosine, sine = rotary_table(positions, self.config.width_of_head, self.config.rotary_theta)
         x_BTD = self.embedding(tokens_BT)
         rotary = (cosine.to(x_BTD.dtype), sine.to(x_BTD.dtype))
@@ -208,5 +211,7 @@ class Transformer(nn.Module):
             else:
                 x_BTD = block(x_BTD, rotary, documents, cache)
         if cache is not None:
-            cache.length += tokens_BT.shape[1]
+            cache.advance(tokens_BT.shape[1])
+        if at_BN is not None:
+            x_BTD = x_BTD.gather(1, at_BN.unsqueeze(-1).expand(-1, -1, x_BTD.shape[-1]))
         return self.head(self.norm(x_BTD), targets_BT, z_loss, output)

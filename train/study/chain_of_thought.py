@@ -1,0 +1,211 @@
+"""What writing the steps out is worth: the same problems, model, optimizer and time, with the steps and without.
+
+A Transformer of fixed depth does a fixed amount of work per token; a chain of ten operations, each of which needs the
+result of the one before, can't be done in it at once but can one written step at a time (Feng et al. 2023, "Towards
+revealing the mystery behind chain of thought"; Merrill and Sabharwal 2024). Trained are, on each kind of problem and
+with each seed,
+
+- `steps`: the answer behind its steps;
+- `direct`: the answer alone, for as many steps of as many tokens, which is the same time;
+- `direct, as much supervised`: the answer alone, until as many tokens are learnt as in `steps`; for chains.
+
+Every training is a run of its own, in the folder of the study's, with all that runs promise: a study that was killed
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.cleaning.chain import CleaningConfig
+from data_pipeline.deduplication.exact import ExactDuplicatesConfig
+from data_pipeline.deduplication.minhash import NearDuplicatesConfig
+from data_pipeline.deduplication.signatures import DuplicatesConfig
+from data_pipeline.foundation.configuration import Composed
+from data_pipeline.foundation.errors import Failure, UserError
+from data_pipeline.foundation.files import write_json
+from data_pipeline.foundation.progress import Task, say
+from data_pipeline.prepare import PrepareConfig, prepare
+from data_pipeline.readers.samples import SamplesConfig
+from data_pipeline.tokenization.bpe import BpeConfig
+from train.settings import TrainConfig
+from train.source import locate_checkpoint
+from train.study.accuracy import accuracy_of, solve
+from train.study.page import write_page
+from train.study.problems import KINDS, Problem, draw_problems
+from train.study.settings import StudyConfig, check_study
+
+BYTES_AND_END = 257
+"""A vocabulary without merges: every digit is a token."""
+STEPS, DIRECT, DIRECT_AS_SUPERVISED = "steps", "direct", "direct, as much supervised"
+TEST_SEED = 1_000_003
+CHECKPOINTS = 10
+RESULT = "study.json"
+WITHOUT_CLEANING = CleaningConfig(
+    duplicates=DuplicatesConfig(exact=ExactDuplicatesConfig(False), near=NearDuplicatesConfig(False))
+)
+OF_THE_STUDY = ("run.", "study.", "experiment=")
+OF_EACH_RUN = {
+    "data.path": "it makes its data",
+    "seed": "study.seeds",
+    "steps": "study.chain_steps and study.product_steps",
+}
+"""Settings that a study has for its runs, and where they come from."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One training of the study.
+
+    Args:
+        problem: kind of problem.
+        name: what is trained.
+        seed: of weights and order.
+        steps: optimizer steps.
+    """
+
+    problem: str
+    name: str
+    seed: int
+    steps: int
+
+    @property
+    def folder(self) -> str:
+        return f"{self.problem}-{self.name.replace(', ', '-').replace(' ', '-')}-{self.seed}"
+
+    @property
+    def dataset(self) -> str:
+        return f"{self.problem}-{STEPS if self.name == STEPS else DIRECT}"
+
+
+def run_study(composed: Composed[TrainConfig], dry_run: bool) -> int:
+    """Train all ways, test them, write `study.json` and the page. Returns the exit code.
+
+    Raises:
+        UserError: settings that can't be meant.
+        Failure: a training failed; its own messages have been shown.
+    """
+    config, study = composed.value, composed.value.study
+    check_study(study)
+    root = Path(config.run.root) / (config.run.name or "cot_theory")
+    for key in (text.lstrip("+").partition("=")[0] for text in composed.overrides):
+        if key in OF_EACH_RUN:
+            raise UserError(f"{key} means nothing to a study: {OF_EACH_RUN[key]}; study.kind=null trains one run")
+    if dry_run:
+        say(f"would train and test in {root}")
+        return 0
+    supervised = {kind: _prepare(root / "data", kind, study) for kind in KINDS if _steps_of(study, kind)}
+    ways = list(ways_of(study, supervised))
+    at_once = study.at_once or len(os.sched_getaffinity(0))
+    say(f"{len(ways)} trainings, {at_once} at once, in {root}")
+    with Task("training", len(ways), "runs") as progress, ThreadPoolExecutor(at_once) as pool:
+        for _ in pool.map(lambda way: _train(root, way, composed.overrides), ways):
+            progress.advance()
+    results = []
+    with Task("testing", len(ways), "runs") as progress:
+        for way in ways:
+            results.append(_test(root, way, study))
+            progress.advance()
+    write_json(root / RESULT, {"settings": asdict(study), "results": results})
+    say(f"{write_page(root, results)}")
+    return 0
+
+
+def ways_of(study: StudyConfig, supervised: dict[str, dict[str, float]]) -> Iterator[Way]:
+    """Yield the trainings, the longest first.
+
+    Args:
+        supervised: by kind of problem, the share of tokens that is learnt from with the steps and without.
+    """
+    ways = []
+    for kind, shares in supervised.items():
+        steps = _steps_of(study, kind)
+        for seed in study.seeds:
+            ways += [Way(kind, STEPS, seed, steps), Way(kind, DIRECT, seed, steps)]
+            if kind == "chain":
+                as_many = round(steps * shares[STEPS] / shares[DIRECT])
+                ways.append(Way(kind, DIRECT_AS_SUPERVISED, seed, as_many))
+    yield from sorted(ways, key=lambda way: -way.steps)
+
+
+def _steps_of(study: StudyConfig, kind: str) -> int:
+    return int(getattr(study, f"{kind}_steps"))
+
+
+def _prepare(folder: Path, kind: str, study: StudyConfig) -> dict[str, float]:
+    """Make the datasets of a kind of problem; return the share of their tokens that is learnt from, by way."""
+    shares = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for way in (STEPS, DIRECT):
+        problems = list(draw_problems(kind, study.samples, 0, held_out=False))
+        samples = [problem.sample(way == STEPS) for problem in problems]
+        path = folder / f"{kind}-{way}.jsonl"
+        path.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
+        learnt = sum(len(sample["completion"]) + 1 for sample in samples)
+        shares[way] = learnt / sum(len(sample["prompt"]) + len(sample["completion"]) + 1 for sample in samples)
+        # Problems are alike, and are meant to be: the default would leave out most of them as near duplicates.
+        config = PrepareConfig(str(folder / f"{kind}-{way}"), SamplesConfig([str(path)]), WITHOUT_CLEANING)
+        prepare(replace(config, tokenizer=BpeConfig(BYTES_AND_END), workers=1))
+    return shares
+
+
+def _train(root: Path, way: Way, typed: Sequence[str]) -> None:
+    """Train one way in a process of its own. Raises Failure: it ended otherwise than well."""
+    overrides = [
+        "experiment=cot_theory",
+        *(text for text in typed if not text.lstrip("+").startswith(OF_THE_STUDY)),
+        "study.kind=null",
+        f"data.path='{root / 'data' / way.dataset}'",
+        f"run.root='{root}'",
+        f"run.name={way.folder}",
+        f"seed={way.seed}",
+        f"steps={way.steps}",
+        f"checkpoint.every={max(1, way.steps // CHECKPOINTS)}",
+        "checkpoint.keep=0",
+        "cluster.threads=1",
+    ]
+    if (root / way.folder / "summary.json").is_file():
+        summary = json.loads((root / way.folder / "summary.json").read_text(encoding="utf-8"))
+        if summary.get("status") == "finished" and summary.get("steps") == way.steps:
+            return
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, "-m", "train", *overrides], env=environment, capture_output=True, text=True, check=False
+    )
+    if process.returncode == 2:
+        raise UserError(process.stderr.strip().splitlines()[-1].removeprefix("headrace train: "))
+    if process.returncode:
+        raise Failure(f"the training in {root / way.folder} ended with {process.returncode}:\n{process.stderr[-2000:]}")
+
+
+def _test(root: Path, way: Way, study: StudyConfig) -> dict[str, Any]:
+    """Return what a trained way can do: at the end, on the way there, and by vote where it has learnt half."""
+    run = root / way.folder
+    problems = list(draw_problems(way.problem, study.problems, TEST_SEED, held_out=True))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    seconds, curve, half = 0.0, [], None
+    stops = {row["step"]: (seconds := seconds + row["step_seconds"]) for row in rows if "step_seconds" in row}
+    checkpoints = sorted((run / "checkpoints").glob("step-*")) if way.name == STEPS else [locate_checkpoint(run)]
+    for checkpoint in checkpoints:
+        step = int(checkpoint.name.removeprefix("step-"))
+        found = accuracy_of(solve(checkpoint, problems))
+        curve.append({"step": step, "seconds": stops.get(step), **asdict(found)})
+        if 0.3 <= found.share <= 0.9 and (half is None or abs(found.share - 0.57) < abs(half[1].share - 0.57)):
+            half = (checkpoint, found)
+    result = {**asdict(way), **curve[-1], "tokens_learnt": rows[-1]["tokens"], "curve": curve}
+    if half is not None and way.problem == "product" and study.votes:
+        voted = _voted(half[0], problems, study.votes)
+        result["vote"] = {"step": int(half[0].name[5:]), "alone": asdict(half[1]), "votes": study.votes, **voted}
+    return result
+
+
+def _voted(checkpoint: Path, problems: Sequence[Problem], votes: int) -> dict[str, Any]:
+    return asdict(accuracy_of(solve(checkpoint, problems, votes)))
