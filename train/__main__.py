@@ -82,6 +82,7 @@ VERB = Verb(
         ("data.path", "a dataset folder that `headrace prepare` wrote, or its URL"),
         ("data.sequence_length", "tokens of a model's input"),
         ("start_from", "a run or checkpoint whose model and weights are tuned"),
+        ("lora.rank", "of adapters that are trained instead of all weights"),
         ("data.weights, .epochs, .stages", "what is read of which source, and when"),
         ("data.packing=best_fit", "whole documents, each of which sees itself alone"),
         ("steps", "optimizer steps"),

@@ -17,11 +17,12 @@ from train.batch import BatchPlan
 from train.deepspeed_settings import ZeroConfig, deepspeed_settings
 from train.distributed import World
 from train.extensions import import_deepspeed
+from train.model.adapters import LoraConfig, attach_adapters, freeze
 from train.model.initialisation import initialise_parameter
 from train.model.transformer import Transformer, TransformerConfig
 from train.objective import Objective
 from train.optimizer import OptimizerConfig, build_optimizer
-from train.precision import PrecisionConfig
+from train.precision import DTYPES, PrecisionConfig
 from train.stragglers import DeviceClock
 from train.update import Update
 
@@ -60,6 +61,7 @@ class Engine:
         world: the processes, already joined.
         activation_checkpointing: recompute blocks in the backward pass instead of keeping their activations.
         passed_through: more options for DeepSpeed, already checked.
+        lora: adapters; with a rank all other weights are frozen, and have no value before some are loaded.
 
     Raises:
         UserError: DeepSpeed refuses its configuration.
@@ -76,13 +78,14 @@ class Engine:
         optimizer: OptimizerConfig,
         activation_checkpointing: bool = False,
         passed_through: dict[str, Any] | None = None,
+        lora: LoraConfig | None = None,
     ):
         deepspeed = import_deepspeed()
-        self.world, self.batch, self.stage = world, batch, zero.stage
+        self.world, self.batch, self.stage, self.lora = world, batch, zero.stage, lora or LoraConfig()
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
         settings = deepspeed_settings(batch, zero, precision, optimizer.clip_norm, passed_through or {})
         try:
-            module = _build(model, seed, world, zero.stage, settings)
+            module = _build(model, seed, world, zero.stage, settings, self.lora, DTYPES[precision.kind])
             module.checkpoint_activations = activation_checkpointing
             self.deepspeed, *_ = deepspeed.initialize(
                 model=module,
@@ -185,15 +188,24 @@ class Engine:
         )
 
 
-def _build(config: TransformerConfig, seed: int, world: World, stage: int, settings: dict[str, Any]) -> Transformer:
-    """Build and initialise the model; at stage 3 it is partitioned while it is built and never whole anywhere."""
+def _build(
+    config: TransformerConfig,
+    seed: int,
+    world: World,
+    stage: int,
+    settings: dict[str, Any],
+    lora: LoraConfig,
+    dtype: torch.dtype,
+) -> Transformer:
+    """Build and initialise the model; at stage 3 what is trained is partitioned while it is built, never whole."""
     deepspeed = import_deepspeed()
-    if stage == 3:
-        with deepspeed.zero.Init(config_dict_or_path=settings):
-            module = Transformer(config)
-    else:
-        with world.device:
-            module = Transformer(config)
+    trained = deepspeed.zero.Init(config_dict_or_path=settings) if stage == 3 else world.device
+    with world.device if lora.rank else trained:
+        module = Transformer(config)
+    if lora.rank:
+        freeze(module, dtype)
+        with trained:
+            attach_adapters(module, lora)
     for name, parameter in module.named_parameters():
         whole = deepspeed.zero.GatheredParameters(parameter, modifier_rank=0) if stage == 3 else nullcontext()
         with whole:

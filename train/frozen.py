@@ -25,12 +25,14 @@ class Frozen:
     Args:
         role: `reference` or `teacher`.
         setting: as typed.
+        model: its shape.
         lineage: which checkpoint, by the hash of its manifest, and where it came from itself.
     """
 
     role: str
     setting: str
     checkpoint: Path
+    model: TransformerConfig
     lineage: dict[str, Any]
 
     def require_same(self, lineage: dict[str, Any]) -> None:
@@ -92,7 +94,7 @@ def find_frozen(
             f"{key}={source} knows sequences of at most {shape['maximum_length']} tokens, and data.sequence_length="
             f"{longest} asks for more: shorten them"
         )
-    frozen = Frozen(role, f"{key}={source}", checkpoint, origin_of(checkpoint))
+    frozen = Frozen(role, f"{key}={source}", checkpoint, TransformerConfig(**shape), origin_of(checkpoint))
     if before:
         frozen.require_same({role: before})
     return frozen

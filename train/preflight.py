@@ -21,6 +21,7 @@ from train.memory.footprint import Footprint, footprint
 from train.memory.layout import STATE_BYTES, Layout
 from train.memory.room import Room, check_room, find_room, gigabytes, ranks_on_this_machine
 from train.memory.sizes import parameter_sizes
+from train.model.adapters import LoraConfig
 from train.model.transformer import TransformerConfig
 from train.objective import check_objective_data
 from train.run_data import RunData, open_run_data
@@ -38,6 +39,8 @@ class Prepared:
     Args:
         model: resolved configuration.
         parameters: of the model, tied ones counted once.
+        trained: how many of them are, or are in adapters.
+        frozen_bytes: that a rank holds of weights that don't change.
         layout: of the largest step.
         footprint: what a rank holds in it.
         token_bytes: (vocabulary,) bytes of text that each token stands for.
@@ -48,6 +51,8 @@ class Prepared:
 
     model: TransformerConfig
     parameters: int
+    trained: int
+    frozen_bytes: int
     batch: BatchPlan
     layout: Layout
     footprint: Footprint
@@ -71,13 +76,18 @@ class Prepared:
             *([f"start    {self.start.checkpoint}"] if self.start else []),
             *([f"{self.frozen.role:<8} {self.frozen.checkpoint}"] if self.frozen else []),
             f"model    {self.model.name}: {self.parameters:,} parameters, vocabulary {self.model.vocabulary_size:,}",
+            *(
+                [f"lora     rank {config.lora.rank}: {self.trained:,} parameters in adapters"]
+                if config.lora.rank
+                else []
+            ),
             f"data     {self.data.describe(config.steps)}",
             f"batch    {last.sequences} sequences × {last.length} tokens = {last.sequences * last.length:,} tokens a "
             f"step (micro {batch.micro} × accumulation {accumulation} × {batch.ranks} ranks)",
             *([f"         after {changes} changes on the way"] if changes else []),
             f"steps    {config.steps:,}: {tokens:,} tokens, {flops:.2e} FLOPs",
             f"engine   ZeRO {config.zero.stage}, {config.precision.kind}",
-            f"memory   {gigabytes(held.peak.total)} of tensors on a rank at most: {held.moment}",
+            f"memory   {gigabytes(held.peak.total + self.frozen_bytes)} of tensors on a rank at most: {held.moment}",
         ]
 
 
@@ -100,14 +110,19 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name)
     frozen = find_frozen(config, model, run, data.tokenizer, data.name)
     check_run(run, composed)
-    layout, sizes = _layout(config, batch, segments), parameter_sizes(model, config.optimizer.decay_all)
+    layout = _layout(config, batch, segments)
+    trained = parameter_sizes(model, config.optimizer.decay_all, config.lora)
+    parameters = parameter_sizes(model).total
+    unchanged = (parameters if config.lora.rank else 0) + (parameter_sizes(frozen.model).total if frozen else 0)
     assert model.vocabulary_size is not None
     return Prepared(
         model=model,
-        parameters=sizes.total,
+        parameters=parameters,
+        trained=trained.total,
+        frozen_bytes=unchanged * layout.element,
         batch=batch,
         layout=layout,
-        footprint=footprint(model, layout, sizes),
+        footprint=footprint(model, layout, trained),
         data=data,
         token_bytes=token_bytes(data.tokenizer, model.vocabulary_size),
         run=run,
@@ -140,18 +155,20 @@ def _layout(config: TrainConfig, batch: BatchPlan, segments: Sequence[Segment]) 
 def check_memory(prepared: Prepared, config: TrainConfig, local_rank: int) -> str | None:
     """Hold what a rank will need against what there is for it; return a warning where it is tight.
 
-    A checkpoint that is written while training goes on is a copy in host memory meanwhile, which is taken off.
+    Weights that don't change are taken off, and a checkpoint that is written while training goes on: it is a copy in
+    host memory meanwhile.
 
     Raises:
         UserError: it can't fit; the message says what would.
     """
     room = find_room(ranks_on_this_machine(prepared.batch.ranks), local_rank)
+    room = replace(room, device=room.device - prepared.frozen_bytes)
     if config.checkpoint.asynchronous and 0 < config.checkpoint.every < config.steps:
         room = room.without(STATE_BYTES * prepared.parameters / prepared.batch.ranks)
-    return check_room(prepared.footprint, room, lambda: mends(prepared.model, prepared.layout, room))
+    return check_room(prepared.footprint, room, lambda: mends(prepared.model, prepared.layout, room, config.lora))
 
 
-def mends(model: TransformerConfig, layout: Layout, room: Room) -> list[str]:
+def mends(model: TransformerConfig, layout: Layout, room: Room, lora: LoraConfig | None = None) -> list[str]:
     """Return settings that would let a run fit, each with what it then needs; those that change least come first."""
     smaller = [micro for micro in range(layout.micro - 1, 0, -1) if layout.micro % micro == 0]
     steps = layout.micro * layout.accumulation
@@ -172,6 +189,6 @@ def mends(model: TransformerConfig, layout: Layout, room: Room) -> list[str]:
         for stage in range(layout.zero.stage + 1, 4)
         if layout.ranks > 1
     ]
-    sizes = parameter_sizes(model)
+    sizes = parameter_sizes(model, lora=lora)
     needs = ((name, footprint(model, other, sizes).peak.total) for name, other in changed)
     return list(islice((f"{name} needs {gigabytes(peak)}" for name, peak in needs if peak < room.device), MENDS))

@@ -13,6 +13,7 @@ from train.checkpoint.save import CheckpointConfig, check_checkpoints
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
 from train.distributed import ClusterConfig
 from train.guard import GuardConfig, check_guard
+from train.model.adapters import LoraConfig, check_lora
 from train.model.transformer import TransformerConfig
 from train.objective import ObjectiveConfig, check_objective
 from train.optimizer import OptimizerConfig, check_optimizer
@@ -67,6 +68,7 @@ class TrainConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     model: TransformerConfig = field(default_factory=TransformerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
@@ -131,6 +133,7 @@ def check_settings(config: TrainConfig) -> None:
         )
     check_schedule(config.schedule, config.steps)
     check_objective(config.objective, config.start_from)
+    check_lora(config.lora, config.start_from)
     check_optimizer(config.optimizer)
     check_checkpoints(config.checkpoint, config.validation.every)
     check_guard(config.guard)

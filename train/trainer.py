@@ -84,6 +84,7 @@ class Trainer:
             self.config.optimizer,
             self.config.activation_checkpointing,
             self.config.deepspeed,
+            self.config.lora,
         )
         self.objective = build_objective(
             self.config.objective, bool(prepared.model.document_mask), self._frozen_model(prepared.frozen)
@@ -363,7 +364,11 @@ class Trainer:
         return CheckpointContext(
             folder=self.run.checkpoints,
             tokenizer=self.prepared.data.tokenizer,
-            model={"model": vars(self.prepared.model), "sequence_length": self.config.data.sequence_length},
+            model={
+                "model": vars(self.prepared.model),
+                "sequence_length": self.config.data.sequence_length,
+                **({"lora": vars(self.config.lora)} if self.config.lora.rank else {}),
+            },
             dataset_fingerprint=self.run.dataset_fingerprint,
             configuration_fingerprint=self.run.fingerprint,
         )

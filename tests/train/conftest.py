@@ -106,6 +106,7 @@ def alone(folder: Path) -> list[dict[str, Any]]:
         {"name": "offload 3", "stage": 3, "zero": {"offload_optimizer": True, "offload_parameters": True}},
         {"name": "micro 8", "micro": 8},
         *tuned(),
+        *adapted(folder, 1),
         full_disk(folder, 1),
     ]  # fmt: skip
 
@@ -120,6 +121,7 @@ def together(folder: Path) -> list[dict[str, Any]]:
         *skipping(folder, 2),
         *corrupted(),
         *tuned(),
+        *adapted(folder, 2),
         {"name": "growing offload 2", "stage": 2, "half_until": 5, "zero": {"offload_optimizer": True}},
         *({"name": f"offload {stage}", "stage": stage, "zero": {"offload_optimizer": True}} for stage in (1, 2)),
         *({"name": f"grown {stage}", "stage": stage, "steps": 50, "load": f"{folder}/1-{stage}/step-00000020"}
@@ -187,6 +189,19 @@ def skipping(folder: Path, ranks: int) -> list[dict[str, Any]]:
 def tuned() -> list[dict[str, Any]]:
     return [{"name": f"{name} {stage}", "stage": stage, "steps": 8, "objective": objective}
             for name, objective in OBJECTIVES.items() for stage in STAGES]  # fmt: skip
+
+
+def adapted(folder: Path, ranks: int) -> list[dict[str, Any]]:
+    """Adapters beside the weights of step 20, at every stage; saved half way, and gone on with at another stage."""
+    common = {"lora": {"rank": 4}, "start": f"{folder}/1-0/step-00000020", "steps": 6}
+    plans = []
+    for stage in STAGES:
+        to = f"{folder}/{ranks}-lora-{stage}"
+        plans.append({"name": f"lora {stage}", "stage": stage, **common, "save_at": {"3": to, "6": to}})
+    for before, after in ((0, 3), (3, 1)):
+        load = f"{folder}/{ranks}-lora-{before}/step-00000003"
+        plans.append({"name": f"lora {before} to {after}", "stage": after, **common, "load": load, "start": None})
+    return plans
 
 
 def corrupted() -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from data_pipeline.foundation.errors import Failure
 from data_pipeline.loader import Batch
 from data_pipeline.tokenization.tokenizer import load_tokenizer
 from train.batch import BatchConfig, plan_batch
-from train.checkpoint.load import load_checkpoint
+from train.checkpoint.load import load_checkpoint, load_weights
 from train.checkpoint.pieces import optimizer_steps, whole_copies
 from train.checkpoint.retention import Retention
 from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of
@@ -32,6 +32,7 @@ from train.deepspeed_settings import ZeroConfig
 from train.distributed import ClusterConfig, World, join_world, leave_world
 from train.engine import Engine
 from train.guard import Guard, GuardConfig
+from train.model.adapters import LoraConfig
 from train.model.initialisation import initialise_weights
 from train.model.transformer import Transformer, TransformerConfig
 from train.objective import Objective, ObjectiveConfig, build_objective
@@ -59,6 +60,8 @@ class Plan:
         steps: number of the last step; they count from 1.
         micro: sequences of a forward pass; the batch has 8.
         objective: settings of an objective on packed samples, held to `frozen_model()`; None trains on plain batches.
+        lora: settings of adapters.
+        start: checkpoint whose weights are begun with.
         half_until: up to this step the batch has its first 4 alone.
         save_at: per step, the folder of checkpoints that one is written into.
         background_at: per step, the folder that a checkpoint is written into while training goes on.
@@ -77,6 +80,8 @@ class Plan:
     steps: int = 12
     micro: int = 2
     objective: dict[str, Any] | None = None
+    lora: dict[str, Any] | None = None
+    start: str | None = None
     half_until: int = 0
     precision: str = "fp32"
     activation_checkpointing: bool = False
@@ -143,7 +148,10 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
         PrecisionConfig(plan.precision),
         OPTIMIZER,
         plan.activation_checkpointing,
+        lora=LoraConfig(**plan.lora) if plan.lora else None,
     )
+    if plan.start:
+        load_weights(engine, Path(plan.start))
     plain = build_objective(ObjectiveConfig(), False)
     if plan.objective is not None:
         plain = build_objective(ObjectiveConfig(**plan.objective), True, frozen_model())
@@ -255,7 +263,8 @@ def state_at(engine: Engine, step: int) -> TrainerState:
 
 def writer_into(folder: str, engine: Engine, background: bool = False) -> CheckpointWriter:
     tokenizer = load_tokenizer(Path(folder).parent / "tokenizer")
-    context = CheckpointContext(Path(folder), tokenizer, {"model": vars(MODEL), "sequence_length": LENGTH}, "d", "c")
+    model = {"model": vars(MODEL), "sequence_length": LENGTH, "lora": vars(engine.lora)}
+    context = CheckpointContext(Path(folder), tokenizer, model, "d", "c")
     return CheckpointWriter(engine, context, Retention(newest=0), background)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from data_pipeline.foundation.configuration import compose_configuration
 from data_pipeline.foundation.errors import UserError
 from train.memory.room import Room
+from train.memory.sizes import parameter_sizes
+from train.model.adapters import LoraConfig
 from train.preflight import Prepared, check_memory, mends, prepare_run
 from train.schemas import register_schemas
 from train.settings import TrainConfig
@@ -46,3 +49,13 @@ def test_mends_are_settings_that_do_fit_the_least_change_first(prepared):
     assert found[0].startswith("batch.micro=16 needs ")
     assert len(found) == 3
     assert mends(run.model, run.layout, Room(1e6, 1e6, False)) == []
+
+
+def test_frozen_weights_are_counted_and_adapters_need_less_than_full_tuning(prepared):
+    run, _ = prepared("model=nano", "batch.sequences=4")
+    adapted = parameter_sizes(run.model, lora=LoraConfig(rank=2))
+    layers = 2 * (2 * (128 + 128) + 2 * (128 + 64) + 3 * (128 + 352)) * 2  # of nano: rank 2, two layers
+    assert adapted.total == layers
+    assert run.trained == run.parameters and run.frozen_bytes == 0
+    with pytest.raises(UserError, match="this can't fit"):
+        check_memory(replace(run, frozen_bytes=1 << 50), TrainConfig(), 0)

@@ -21,11 +21,12 @@ from train.checkpoint.folder import (
     step_of,
     verify_checkpoint,
 )
-from train.checkpoint.pieces import local_pieces, moments_in, restore_optimizer, spread_masters
+from train.checkpoint.pieces import frozen_pieces, local_pieces, moments_in, restore_optimizer, spread_masters
 from train.checkpoint.save import TrainerState, restore_loss_scaler, restore_random_state
 from train.checkpoint.state_file import MASTER, StateFile
 from train.distributed import World
 from train.engine import Engine
+from train.model.adapters import LoraConfig
 from train.model.transformer import Transformer, TransformerConfig
 
 
@@ -68,13 +69,15 @@ def load_checkpoint(engine: Engine, folder: Path) -> TrainerState:
         UserError: the checkpoint is of another model.
     """
     state = read_trainer_state(folder)
-    reader = StateReader(folder)
+    reader = StateReader(folder, merges=False)
     moments = restore_optimizer(engine, state.optimizer_steps)
     for piece in local_pieces(engine):
         reader.fill(piece.parameter, MASTER, piece.shape, piece.start, piece.of(piece.master))
         for kind in moments_in(moments[id(piece.master)]):
             target = piece.of(moments[id(piece.master)][kind])
             reader.fill(piece.parameter, kind, piece.shape, piece.start, target)
+    for piece in frozen_pieces(engine):
+        reader.fill(piece.parameter, MASTER, piece.shape, piece.start, piece.of(piece.master))
     spread_masters(engine)
     restore_loss_scaler(engine, state.loss_scaler)
     random_path = folder / f"random-{engine.world.rank:05d}.safetensors"
@@ -87,12 +90,14 @@ def load_checkpoint(engine: Engine, folder: Path) -> TrainerState:
 def load_weights(engine: Engine, folder: Path) -> None:
     """Give an engine the weights of a checkpoint, of any stage and world size, and nothing else of it.
 
+    Adapters of the checkpoint are merged; those of the engine stay as they are, and what they adapt gets the weights.
+
     Raises:
         Failure: the checkpoint lacks part of a parameter.
         UserError: the checkpoint is of another model.
     """
     reader = StateReader(folder)
-    for piece in local_pieces(engine):
+    for piece in frozen_pieces(engine) or local_pieces(engine):
         reader.fill(piece.parameter, MASTER, piece.shape, piece.start, piece.of(piece.master))
     spread_masters(engine)
 
@@ -106,7 +111,7 @@ def read_trainer_state(folder: Path) -> TrainerState:
 
 
 def read_model_description(folder: Path) -> dict[str, Any]:
-    """Return `model.json`: the model's configuration under `model`, and what it was trained with.
+    """Return `model.json`: the model's configuration under `model`, adapters under `lora`, how it was trained.
 
     Raises:
         Failure: it is damaged, or describes what is no model of ours.
@@ -114,13 +119,14 @@ def read_model_description(folder: Path) -> dict[str, Any]:
     try:
         description = json.loads((folder / MODEL).read_text(encoding="utf-8"))
         TransformerConfig(**description["model"])
-        return {"sequence_length": int(description["sequence_length"]), **description}
+        lora = LoraConfig(**description.get("lora") or {})
+        return {**description, "sequence_length": int(description["sequence_length"]), "lora": lora}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise Failure(f"{folder / MODEL} can't be used: {error}") from None
 
 
 def load_transformer(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Transformer:
-    """Build the model of a checkpoint with its master weights, for inference, without DeepSpeed.
+    """Build the model of a checkpoint with its master weights, adapters merged, for inference, without DeepSpeed.
 
     Raises:
         Failure: the checkpoint is damaged or lacks part of a parameter.
@@ -137,9 +143,13 @@ def load_transformer(folder: Path, device: torch.device, dtype: torch.dtype = to
 
 
 class StateReader:
-    """All pieces of a checkpoint, over all its state files."""
+    """All pieces of a checkpoint, over all its state files.
 
-    def __init__(self, folder: Path):
+    Args:
+        merges: give weights that adapters stand beside with what the adapters add to them.
+    """
+
+    def __init__(self, folder: Path, merges: bool = True):
         self._folder = folder
         # Those of the manifest, which have been verified; whatever else lies there isn't the checkpoint's.
         names = [name for name in load_checkpoint_manifest(folder).files if name.startswith("state-")]
@@ -148,9 +158,28 @@ class StateReader:
         for file in files:
             for piece in file.pieces:
                 self._pieces.setdefault(piece.key, []).append((piece, file))
+        adapted = merges and any(key.endswith(f"adapter.up/{MASTER}") for key in self._pieces)
+        self._scale = read_model_description(folder)["lora"].scale if adapted else None
 
     def fill(self, parameter: str, kind: str, shape: tuple[int, ...], start: int, out: Tensor) -> None:
         """Read elements from `start` on of a flattened parameter's state into `out`, a flat view."""
+        adapter = parameter.removesuffix("weight") + "adapter"
+        if self._scale is None or kind != MASTER or f"{adapter}.up/{MASTER}" not in self._pieces:
+            return self._fill(parameter, kind, shape, start, out)
+        values = torch.empty(out.numel())
+        self._fill(parameter, kind, shape, start, values)
+        first, last = start // shape[1], -(-(start + out.numel()) // shape[1])
+        change = self._whole(f"{adapter}.up")[first:last] @ self._whole(f"{adapter}.down")
+        offset = start - first * shape[1]
+        out.copy_(values.add_(change.flatten()[offset : offset + out.numel()], alpha=self._scale))
+
+    def _whole(self, parameter: str) -> Tensor:
+        shape = self._pieces[f"{parameter}/{MASTER}"][0][0].shape
+        values = torch.empty(shape)
+        self._fill(parameter, MASTER, shape, 0, values.view(-1))
+        return values
+
+    def _fill(self, parameter: str, kind: str, shape: tuple[int, ...], start: int, out: Tensor) -> None:
         stop = start + out.numel()
         found = 0
         for piece, file in self._pieces.get(f"{parameter}/{kind}", []):

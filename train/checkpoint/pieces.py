@@ -11,7 +11,7 @@ of a matrix; what differs is which tensor holds which elements of which paramete
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Piece:
-    """Elements `start` to `stop` of a flattened parameter, which lie in `master` from `offset` on."""
+    """Elements `start` to `stop` of a flattened parameter, which lie in `master` from `offset` on.
+
+    A frozen one has no moments.
+    """
 
     parameter: str
     shape: tuple[int, ...]
@@ -34,6 +37,7 @@ class Piece:
     stop: int
     master: Tensor
     offset: int
+    frozen: bool = False
 
     def range(self, kind: str) -> PieceRange:
         return PieceRange(self.parameter, kind, self.start, self.stop, self.shape)
@@ -44,7 +48,7 @@ class Piece:
 
 
 def local_pieces(engine: Engine) -> list[Piece]:
-    """Return the pieces of state that this rank holds. At stage 0 that is everything, on every rank."""
+    """Return the pieces of what is trained that this rank holds. At stage 0 that is everything, on every rank."""
     found = []
     parameter: Any  # DeepSpeed hangs attributes of its own on parameters
     for name, parameter in engine.module.named_parameters():
@@ -68,16 +72,30 @@ def local_pieces(engine: Engine) -> list[Piece]:
     return found
 
 
+def frozen_pieces(engine: Engine) -> list[Piece]:
+    """Return what adapters are trained beside: whole, on every rank. Without adapters there is nothing."""
+    return [
+        Piece(name, tuple(buffer.shape), 0, buffer.numel(), buffer, 0, frozen=True)
+        for name, buffer in engine.module.named_buffers()
+    ]
+
+
 def owned_pieces(engine: Engine) -> list[Piece]:
     """Return the pieces that this rank writes: over all ranks, each element of each parameter once."""
+    frozen = _shares(engine, frozen_pieces(engine))
     if engine.stage != 0:
-        return local_pieces(engine)
+        return local_pieces(engine) + frozen
+    return _shares(engine, local_pieces(engine)) + frozen
+
+
+def _shares(engine: Engine, pieces: list[Piece]) -> list[Piece]:
+    """Divide among the ranks what all of them hold."""
     rank, ranks = engine.world.rank, engine.world.size
     shares = []
-    for piece in local_pieces(engine):
+    for piece in pieces:
         start, stop = (piece.stop * number // ranks for number in (rank, rank + 1))
         if start < stop:
-            shares.append(Piece(piece.parameter, piece.shape, start, stop, piece.master, start))
+            shares.append(replace(piece, start=start, stop=stop, offset=start))
     return shares
 
 
@@ -86,6 +104,8 @@ def state_of(engine: Engine, pieces: list[Piece]) -> Iterator[tuple[PieceRange, 
     states = _moments_by_master(engine)
     for piece in pieces:
         yield piece.range(MASTER), piece.of(piece.master)
+        if piece.frozen:
+            continue
         for kind in moments_in(states[id(piece.master)]):
             yield piece.range(kind), piece.of(states[id(piece.master)][kind])
 

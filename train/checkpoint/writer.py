@@ -75,7 +75,7 @@ class CheckpointWriter:
         self._pending: _Pending | None = None
         self._thread: Background | None = None
         if background:
-            elements = sum(3 * (piece.stop - piece.start) for piece in owned_pieces(engine))
+            elements = sum((1 if piece.frozen else 3) * (piece.stop - piece.start) for piece in owned_pieces(engine))
             self._copy = HostCopy(elements, self._world.device)
             self._thread = Background("checkpoint")
 

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from train.model.adapters import LoraConfig, attach_adapters, freeze
 from train.model.transformer import Transformer, TransformerConfig
 from train.optimizer import is_decayed
 
@@ -54,12 +55,16 @@ class ParameterSizes:
         return int(np.cumsum(held)[:ranks].max())
 
 
-def parameter_sizes(model: TransformerConfig, decay_all: bool = False) -> ParameterSizes:
-    """Return the sizes of a resolved model's parameters, without the memory for any of them."""
+def parameter_sizes(
+    model: TransformerConfig, decay_all: bool = False, lora: LoraConfig | None = None
+) -> ParameterSizes:
+    """Return the sizes of what is trained of a resolved model, all of it or adapters, without the memory for any."""
     with torch.device("meta"):
-        named = [
-            (name, parameter.dim(), parameter.numel()) for name, parameter in Transformer(model).named_parameters()
-        ]
+        module = Transformer(model)
+        if lora is not None and lora.rank:
+            freeze(module, torch.float32)
+            attach_adapters(module, lora)
+        named = [(name, parameter.dim(), parameter.numel()) for name, parameter in module.named_parameters()]
     decayed = tuple(numel for name, dimensions, numel in named if is_decayed(name, dimensions, decay_all))
     free = tuple(numel for name, dimensions, numel in named if not is_decayed(name, dimensions, decay_all))
     return ParameterSizes(tuple(group for group in (decayed, free) if group))

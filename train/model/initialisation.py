@@ -11,6 +11,7 @@ from data_pipeline.foundation.files import text_hash
 from train.model.transformer import TransformerConfig
 
 RESIDUAL_OUTPUTS = ("attention.output.weight", "feed_forward.down.weight")
+ADAPTER_OUTPUTS = "adapter.up"
 
 
 def initialise_weights(model: nn.Module, config: TransformerConfig, seed: int) -> None:
@@ -22,11 +23,16 @@ def initialise_weights(model: nn.Module, config: TransformerConfig, seed: int) -
 def initialise_parameter(name: str, weight: Tensor, config: TransformerConfig, seed: int) -> None:
     """Set one parameter in place: norms to 1, biases to 0, matrices to a normal distribution around 0.
 
+    Adapters begin without effect: what leads out of one is 0.
+
     The deviation is √(2 / (5 · width)) (Nguyen and Salazar 2019), so that logits start at the same small size for every
     width; what is added to the residual stream is divided by √(2 · layers) (Radford et al. 2019).
     """
     if weight.dim() == 0 or weight.numel() == 0:
         raise ValueError(f"{name} has no elements here: gather a partitioned parameter before it is initialised")
+    if name.endswith(ADAPTER_OUTPUTS):
+        weight.zero_()
+        return
     if weight.dim() == 1:
         weight.fill_(0.0 if name.endswith("bias") else 1.0)
         return
