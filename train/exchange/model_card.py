@@ -86,8 +86,8 @@ def _measured(figures: dict[str, dict[str, Any]]) -> list[str]:
 
 def _proof(proof: dict[str, Any]) -> list[str]:
     lines = [
-        f"Read back by {proof['by']}, the model gave the logits of the checkpoint on {proof['tokens']} tokens of text in "
-        f"seven languages and code, computed in float32 on both sides: the largest difference is "
+        f"Read back by {proof['by']}, the model gave the logits of the checkpoint on {proof['tokens']} tokens of "
+        "text in seven languages and code, computed in float32 on both sides: the largest difference is "
         f"{proof['difference']:.2g}, {proof['allowed']:.2g} was allowed (weights rounded alike). The tokenizer cut and "
         "restored the same text alike."
     ]

@@ -18,7 +18,7 @@ from train.checkpoint.state_file import MASTER
 
 CHUNK = 1 << 22
 """Elements that are read or converted at once: 16 MiB of float32."""
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = ("F32", "F16", "BF16")
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -70,9 +70,21 @@ class SafetensorsWeights:
             if (dtype := self._slice(name).get_dtype()) not in DTYPES:
                 raise UserError(f"{folder / self._names[name]}: {name} is {dtype}; taken in are {', '.join(DTYPES)}")
 
-    def dtype(self, name: str) -> torch.dtype:
-        """Return the precision that a tensor is stored in."""
-        return DTYPES[self._slice(name).get_dtype()]
+    @property
+    def files(self) -> list[str]:
+        """The names of the files, in order."""
+        return sorted(self._files)
+
+    @property
+    def lineage(self) -> dict[str, Any] | None:
+        """The lineage that we wrote into the files, or None where others wrote them."""
+        for file in self._files.values():
+            try:
+                found = json.loads((file.metadata() or {})["headrace"])
+            except (KeyError, ValueError):
+                return None
+            return found if isinstance(found, dict) else None
+        return None
 
     def read(self, name: str) -> Tensor:
         """Return one tensor, float32."""
