@@ -22,7 +22,7 @@ class ExportConfig:
         format: `hf` or `gguf`.
         dtype: of the weights: `float32`, `bfloat16`, `float16`; with `format=gguf` `float32`, `float16`, `q8_0`.
         shard_bytes: most bytes of tensors in one safetensors file.
-        proof: `transformers` or `own`: who reads the export back.
+        proof: `transformers` or `own`: who reads the folder back; a GGUF file is read back by our own reader.
     """
 
     source: str = "???"
@@ -54,21 +54,26 @@ def export(config: ExportConfig) -> dict[str, Any]:
         UserError: settings that can't be met.
         Failure: the checkpoint is damaged, or the proof fails; nothing is left behind.
     """
+    from train.exchange import gguf_file
     from train.exchange.checkpoint_source import open_source
+    from train.exchange.gguf_export import export_gguf
     from train.exchange.hugging_face import DTYPES, export_folder
     from train.exchange.staging import require_absent
     from train.exchange.transformers_side import choose_prover
 
-    dtypes = {"hf": tuple(DTYPES)}
+    dtypes = {"hf": tuple(DTYPES), "gguf": gguf_file.DTYPES}
     if config.format not in dtypes:
         raise UserError(f"format={config.format}: there are {' and '.join(dtypes)}")
     if config.dtype not in dtypes[config.format]:
         raise UserError(f"dtype={config.dtype}: format={config.format} has {', '.join(dtypes[config.format])}")
     if config.shard_bytes < 1:
         raise UserError(f"shard_bytes={config.shard_bytes} must be at least 1")
-    prover = choose_prover(config.proof)
     output = Path(config.output)
     require_absent(output)
+    if config.format == "gguf":
+        gguf_file.gguf_package()
+        return export_gguf(open_source(Path(config.source)), output, config.dtype)
+    prover = choose_prover(config.proof)
     source = open_source(Path(config.source))
     return export_folder(source, output, config.dtype, config.shard_bytes, prover)
 

@@ -15,6 +15,8 @@ from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import file_hash
 from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 from train.exchange.architectures import config_of, shapes_of, their_name
+from train.exchange.gguf_file import GgufModel, gguf_name
+from train.exchange.gguf_tokenizer import tokenizer_of
 from train.exchange.weights import PICKLES, SafetensorsWeights
 from train.model.transformer import TransformerConfig
 
@@ -70,6 +72,36 @@ def open_folder(folder: Path, end_of_document: str | None = None) -> Incoming:
         logits=logits,
         check_tokenizer=compare_tokenizers,
         origin={"files": {name: file_hash(folder / name) for name in files}, "lineage": weights.lineage},
+    )
+
+
+def open_gguf(path: Path, end_of_document: str | None = None) -> Incoming:
+    """Open a GGUF file.
+
+    Transformers computes with it as a whole, in memory. Its reading of the tokenizer is not compared: it doesn't heed
+    the file's way of cutting text.
+
+    Raises:
+        UserError: it is of another architecture, or its tokenizer is of another kind or model.
+        Failure: it is damaged.
+    """
+    model = GgufModel(path)
+    check_shapes(model.config, model, gguf_name, str(path))
+    tokenizer = tokenizer_of(model.vocabulary(), str(path), end_of_document)
+    check_tokenizer(model.config, tokenizer, None, str(path))
+
+    def logits(tokens: list[int]) -> Tensor:
+        from train.exchange.transformers_side import logits_of_gguf
+
+        return logits_of_gguf(path, tokens)
+
+    return Incoming(
+        config=model.config,
+        tokenizer=tokenizer,
+        read=model.parameter,
+        logits=logits,
+        check_tokenizer=lambda: None,
+        origin={"files": {path.name: file_hash(path)}, "lineage": model.lineage},
     )
 
 

@@ -78,13 +78,15 @@ def take_in(config: ImportConfig) -> dict[str, Any]:
 
 def open_incoming(source: Path, end_of_document: str | None) -> Incoming:
     """Open what a path means. Raises UserError: neither a Hugging Face folder nor a GGUF file."""
-    from train.exchange.incoming import open_folder, refuse_pickle
+    from train.exchange.incoming import open_folder, open_gguf, refuse_pickle
 
     if source.is_dir():
         return open_folder(source, end_of_document)
     if not source.is_file():
         raise UserError(f"source={source}: there is no such folder or file")
     refuse_pickle(source)
+    if source.suffix == ".gguf":
+        return open_gguf(source, end_of_document)
     raise UserError(f"source={source} is neither a Hugging Face folder nor a .gguf file")
 
 

@@ -55,6 +55,17 @@ def logits_of_folder(folder: Path, weights: Weights, tokens: list[int]) -> Tenso
         return model.eval()(torch.tensor([tokens]), use_cache=False).logits[0]
 
 
+def logits_of_gguf(path: Path, tokens: list[int]) -> Tensor:
+    """Return the logits (T, vocabulary) of the model that Transformers makes of a GGUF file, all of it in memory."""
+    import transformers
+
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32, **OFFLINE
+    )
+    with torch.inference_mode():
+        return model.eval()(torch.tensor([tokens]), use_cache=False).logits[0]
+
+
 def _may_be_extra(name: str, config: Any) -> bool:
     return name.endswith("rotary_emb.inv_freq") or (config.tie_word_embeddings and name == "lm_head.weight")
 
