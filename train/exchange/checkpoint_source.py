@@ -57,12 +57,18 @@ def open_source(path: Path) -> Source:
     if problems := verify_checkpoint(folder):
         raise Failure(f"checkpoint {folder} is damaged: {'; '.join(problems)}")
     config = TransformerConfig(**read_model_description(folder)["model"])
+    tokenizer = load_tokenizer(folder / TOKENIZER)
+    if tokenizer.vocabulary_size > (config.vocabulary_size or 0):
+        raise Failure(
+            f"checkpoint {folder} has a tokenizer of {tokenizer.vocabulary_size:,} tokens, its model has "
+            f"{config.vocabulary_size:,}: it is another model's"
+        )
     run = folder.resolve().parent.parent
     run_or_none = run if (run / "config.yaml").exists() else None
     return Source(
         name=run.name if run_or_none else config.name,
         config=config,
-        tokenizer=load_tokenizer(folder / TOKENIZER),
+        tokenizer=tokenizer,
         weights=CheckpointWeights(folder, shapes_of(config)),
         lineage=lineage_of(folder),
         measured=measured_in(run_or_none, read_trainer_state(folder).step),

@@ -194,7 +194,6 @@ class GgufModel:
         gguf = gguf_package()
         try:
             reader = gguf.GGUFReader(path)
-            # Its lists of numbers are decoded one by one, which for a vocabulary takes seconds: those left out are.
             self._fields = reader.fields
             self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         except (OSError, ValueError, IndexError, KeyError, OverflowError, TypeError, MemoryError) as error:

@@ -76,7 +76,8 @@ def vocabulary_of(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
         raise UserError("format=gguf takes byte-level BPE tokenizers alone; this one is another kind")
     cut = _name_of(_cut_of(backend))
     special = {token["content"]: token["special"] for token in backend["added_tokens"]}
-    by_id = {i: token for token, i in tokenizer.backend.get_vocab(with_added_tokens=True).items()}
+    vocabulary = tokenizer.backend.get_vocab(with_added_tokens=True)
+    by_id = {i: token for token, i in vocabulary.items()}
     tokens, kinds = [], []
     for i in range(rows):
         token = by_id.get(i)
@@ -85,7 +86,7 @@ def vocabulary_of(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
             kinds.append(UNUSED)
         else:
             kinds.append({True: CONTROL, False: USER_DEFINED, None: NORMAL}[special.get(token)])
-    named = {key: tokenizer.backend.token_to_id(name) for key, name in tokenizer.named_tokens.items()}
+    named = {key: vocabulary[name] for key, name in tokenizer.named_tokens.items()}
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     ids = {"bos_token": tokenizer.end_of_document} | named | {"eos_token": tokenizer.end_of_document}
     return GgufVocabulary(cut, tokens, kinds, merges, tokenizer.chat_template, ids)

@@ -18,12 +18,12 @@ from train.exchange.architectures import config_of, settings_of, their_name
 from train.exchange.checkpoint_source import Source
 from train.exchange.model_card import model_card
 from train.exchange.proof import Proof, compare, our_logits, passage_tokens, require_same_tokens
+from train.exchange.record import RECORD
 from train.exchange.safetensors_shards import plan_shards, write_shards
 from train.exchange.staging import require_room, staged_folder
 from train.exchange.weights import SafetensorsWeights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-RECORD = "headrace.json"
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>")
 """Tokens that end a turn of a conversation, where a chat template writes them."""
 

@@ -6,6 +6,7 @@ Only files are read, nothing is fetched and no code of a folder's own is run.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,27 @@ def logits_of_folder(folder: Path, weights: Weights, tokens: list[int]) -> Tenso
 
 
 def logits_of_gguf(path: Path, tokens: list[int]) -> Tensor:
-    """Return the logits (T, vocabulary) of the model that Transformers makes of a GGUF file, all of it in memory."""
+    """Return the logits (T, vocabulary) of the model that Transformers makes of a GGUF file, all of it in memory.
+
+    Raises:
+        UserError: accelerate isn't installed.
+        Failure: Transformers can't read the file.
+    """
     import transformers
 
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32, **OFFLINE
-    )
+    if find_spec("accelerate") is None:
+        raise UserError(
+            "Transformers reads a GGUF file only with accelerate: pip install 'headrace[export]', or give proof=own"
+        )
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, **OFFLINE
+        )
+    except Exception as error:  # of any kind: it doesn't know all that such files can hold
+        raise Failure(
+            f"Transformers can't read {path} ({' '.join(str(error).split())}); proof=own compares by our own reader"
+        ) from None
     with torch.inference_mode():
         return model.eval()(torch.tensor([tokens]), use_cache=False).logits[0]
 

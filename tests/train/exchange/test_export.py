@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import safetensors
 import torch
-from small_models import SHAPES, SMALL, greedy, make_checkpoint, ours, some_tokens, theirs, tokenizer_of_dataset
+from small_models import (
+    SHAPES,
+    SMALL,
+    drawn_model,
+    greedy,
+    make_checkpoint,
+    ours,
+    some_tokens,
+    theirs,
+    tokenizer_of_dataset,
+)
 from transformers import AutoTokenizer, GenerationConfig
 
 from data_pipeline.foundation.errors import Failure, UserError
@@ -20,7 +30,9 @@ from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 from train.checkpoint.folder import verify_checkpoint
 from train.exchange import hugging_face, proof
 from train.exchange.export import VERB, ExportConfig, export
+from train.exchange.new_checkpoint import write_new_checkpoint
 from train.exchange.passage import PASSAGE
+from train.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +165,15 @@ def test_a_damaged_checkpoint_is_refused_by_file(tmp_path, tokenizer):
     assert not (tmp_path / "export").exists()
 
 
+def test_a_checkpoint_with_another_models_tokenizer_is_refused(tmp_path, tokenizer):
+    larger = train_tokenizer([PASSAGE], BpeConfig(400))
+    model = drawn_model(SMALL.resolve(320)).state_dict()
+    (tmp_path / "checkpoint").mkdir()
+    write_new_checkpoint(tmp_path / "checkpoint", SMALL.resolve(320), larger, model.__getitem__, {})
+    with pytest.raises(Failure, match="a tokenizer of 400 tokens, its model has 320: it is another model's"):
+        exported(tmp_path / "checkpoint", tmp_path / "export")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -178,6 +199,20 @@ def test_a_model_that_no_architecture_fits_is_refused_by_name(tmp_path, tokenize
 def test_wrong_settings_are_refused(tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
         exported(tmp_path, tmp_path / "export", **settings)
+
+
+def test_verify_names_a_byte_that_is_not_as_it_was_exported(tmp_path, tokenizer):
+    folder = exported(make_checkpoint(tmp_path / "checkpoint", SMALL, tokenizer), tmp_path / "export", proof="own")
+    assert verify(folder, repair=False) == []
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-9] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "config.json").unlink()
+    problems = verify(folder, repair=False)
+    assert [problem.partition(str(folder) + "/")[2].split()[0] for problem in problems] == [
+        "config.json",
+        "model.safetensors",
+    ]
 
 
 def test_what_is_there_already_is_left_alone(tmp_path, tokenizer):
