@@ -1,4 +1,4 @@
-"""`headrace verify`: every checksum of a dataset, a checkpoint or all of a run's; names what is broken."""
+"""`headrace verify`: every checksum of a dataset, a checkpoint, an export or all of a run's; names what is broken."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class VerifyConfig:
     """What to verify.
 
     Args:
-        source: a dataset folder, a checkpoint, or a run's folder for all its checkpoints; on this machine.
+        source: a dataset folder, a checkpoint, an export, or a run's folder for all its checkpoints; on this machine.
         repair: rebuild a dataset's indexes and manifest from its tars, where those are sound.
     """
 
@@ -49,25 +49,28 @@ def run(request: Request) -> int:
 
 
 def verify(source: Path, repair: bool) -> list[str]:
-    """Return what is wrong with a dataset, a checkpoint or a run's checkpoints, a line each.
+    """Return what is wrong with a dataset, a checkpoint, an export or a run's checkpoints, a line each.
 
     Raises:
         UserError: the path is none of them, or a checkpoint was to be repaired.
     """
     from data_pipeline.verify import verify_dataset
     from train.checkpoint.folder import TRAINER, list_checkpoints, verify_checkpoint
+    from train.exchange.record import RECORD, verify_export
 
     if not source.is_dir():
         raise UserError(f"source={source}: there is no such folder")
     if list(source.glob("*.tar")):
         return verify_dataset(source, repair)
+    if (source / RECORD).exists() and not repair:
+        return verify_export(source)
     if repair:
         raise UserError("repair=true is for datasets: a checkpoint's tensors are nowhere else to be had")
     if (source / TRAINER).exists() or list(source.glob("state-*.safetensors")):
         return verify_checkpoint(source)
     if checkpoints := list_checkpoints(source / "checkpoints"):
         return [problem for checkpoint in checkpoints for problem in verify_checkpoint(checkpoint)]
-    raise UserError(f"source={source} is neither a dataset nor a checkpoint nor a run's folder")
+    raise UserError(f"source={source} is neither a dataset nor a checkpoint, an export or a run's folder")
 
 
 VERB = Verb(
@@ -75,7 +78,7 @@ VERB = Verb(
     summary="every checksum of a dataset, a checkpoint or a run's checkpoints; exit 1 if any is wrong",
     run=run,
     keys=(
-        ("source", "a dataset folder, a checkpoint or a run's folder"),
+        ("source", "a dataset folder, a checkpoint, an exported folder or a run's folder"),
         ("repair", "rebuild a dataset's indexes and manifest from its tars"),
     ),
     examples=(

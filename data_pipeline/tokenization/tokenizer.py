@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 """What a saved tokenizer consists of."""
+NAMED_TOKENS = ("bos_token", "unk_token", "pad_token")
+"""Special tokens beside the end that a config may name, for templates and generation elsewhere."""
 COMMON_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>", "[SEP]", "[EOS]")
 
 
@@ -30,9 +32,16 @@ class Tokenizer:
         backend: the Hugging Face tokenizer.
         end_of_document: name of the special token that ends a document.
         chat_template: carried along for exports.
+        named_tokens: special tokens by what a config calls them, of `NAMED_TOKENS`; carried along for exports.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, end_of_document: str, chat_template: str | None = None):
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        end_of_document: str,
+        chat_template: str | None = None,
+        named_tokens: dict[str, str] | None = None,
+    ):
         # Truncation and padding that some files ask for would change documents silently.
         backend.no_truncation()
         backend.no_padding()
@@ -43,6 +52,7 @@ class Tokenizer:
         self.end_of_document: int = token
         self.end_of_document_name = end_of_document
         self.chat_template = chat_template
+        self.named_tokens = named_tokens or {}
 
     @functools.cached_property
     def vocabulary_size(self) -> int:
@@ -82,6 +92,7 @@ class Tokenizer:
         configuration: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": self.end_of_document_name,
+            **self.named_tokens,
             "clean_up_tokenization_spaces": False,
             "model_max_length": 10**30,
         }
@@ -91,7 +102,7 @@ class Tokenizer:
         return {
             tokenizer: self.backend.to_str(pretty=True).encode(),
             configuration_name: json_bytes(configuration),
-            special_tokens: json_bytes({"eos_token": self.end_of_document_name}),
+            special_tokens: json_bytes({"eos_token": self.end_of_document_name, **self.named_tokens}),
         }
 
 
@@ -126,7 +137,9 @@ def tokenizer_of(backend: tokenizers.Tokenizer, file: Path, end_of_document: str
         what = f"has no token {name}" if name else "doesn't say which token ends a document"
         raise UserError(f"{file} {what}; name one by tokenizer.end_of_document=…: {', '.join(special[:20]) or 'none'}")
     template = configuration.get("chat_template")
-    return Tokenizer(backend, name, template if isinstance(template, str) else None)
+    found = {key: _content(configuration.get(key)) for key in NAMED_TOKENS}
+    named = {key: token for key, token in found.items() if token is not None and backend.token_to_id(token) is not None}
+    return Tokenizer(backend, name, template if isinstance(template, str) else None, named)
 
 
 def _configuration_beside(file: Path) -> dict[str, Any]:
@@ -142,9 +155,12 @@ def _configuration_beside(file: Path) -> dict[str, Any]:
 
 
 def _guess_end(backend: tokenizers.Tokenizer, configuration: dict[str, Any]) -> str | None:
-    named = configuration.get("eos_token")
-    if isinstance(named, dict):
-        named = named.get("content")
-    if isinstance(named, str):
+    if named := _content(configuration.get("eos_token")):
         return named
     return next((name for name in COMMON_NAMES if backend.token_to_id(name) is not None), None)
+
+
+def _content(token: Any) -> str | None:
+    """Return the name of a token that a config gives as a text or as an object with its properties."""
+    name = token.get("content") if isinstance(token, dict) else token
+    return name if isinstance(name, str) else None

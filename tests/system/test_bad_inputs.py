@@ -110,7 +110,7 @@ def test_an_unknown_verb_is_named_with_the_nearest(headrace):
         (["generate", "source=nowhere"], "source=nowhere: there is no such folder"),
         (["generate", "source=.", "temperature=-1"], "temperature"),
         (["verify", "source=nowhere"], "source=nowhere: there is no such folder"),
-        (["verify", "source=."], "neither a dataset nor a checkpoint nor a run's folder"),
+        (["verify", "source=."], "neither a dataset nor a checkpoint, an export or a run's folder"),
         (["report", "source=nowhere"], "nowhere"),
         (["prepare"], "output"),
         (["prepare", "output=made", "corpus=web"], "`corpus` has no option `web`"),

@@ -7,11 +7,20 @@ from pathlib import Path
 
 import pytest
 import safetensors
+import tokenizers
 import torch
 from engine_runs import MODEL
+from tokenizers import models
+from transformers import AutoModelForCausalLM
 
+from data_pipeline.tokenization.tokenizer import Tokenizer
 from train.checkpoint.folder import list_checkpoints, load_checkpoint_manifest, verify_checkpoint
 from train.checkpoint.load import load_transformer
+from train.exchange.architectures import shapes_of
+from train.exchange.checkpoint_source import Source
+from train.exchange.hugging_face import export_folder
+from train.exchange.lineage import lineage_of
+from train.exchange.weights import CheckpointWeights
 from train.model.transformer import Transformer
 
 RANKS, STAGES = [1, 2], range(4)
@@ -118,3 +127,20 @@ def test_the_manifest_names_every_file_and_the_shape(trainings, ranks):
     each = {f"state-{rank:05d}-of-{ranks:05d}.safetensors" for rank in range(ranks)}
     each |= {f"random-{rank:05d}.safetensors" for rank in range(ranks)}
     assert shared | each <= set(manifest.files)
+
+
+def test_what_two_ranks_at_stage_3_saved_computes_the_same_in_transformers(trainings, tmp_path):
+    """With a tokenizer of characters, for the one of these trainings has more tokens than their model."""
+    characters = tokenizers.Tokenizer(
+        models.BPE({chr(i): i for i in range(126)} | {"<end>": 126}, [], unk_token="<end>")
+    )
+    checkpoint = trainings.checkpoint("2-3", 20)
+    weights = CheckpointWeights(checkpoint, shapes_of(MODEL))
+    source = Source("two ranks", MODEL, Tokenizer(characters, "<end>"), weights, lineage_of(checkpoint), {})
+    record = export_folder(source, tmp_path / "export", "float32", 50_000, "transformers")
+    assert record["proof"]["tokens"] == MODEL.maximum_length
+    model = load_transformer(checkpoint, torch.device("cpu"))
+    twin = AutoModelForCausalLM.from_pretrained(tmp_path / "export").eval()
+    tokens = torch.arange(64).unsqueeze(0)
+    with torch.inference_mode():
+        torch.testing.assert_close(twin(tokens).logits, model(tokens), atol=1e-4, rtol=0)
