@@ -10,6 +10,7 @@ from data_pipeline.foundation.errors import UserError
 from data_pipeline.prepare import PrepareConfig
 from data_pipeline.readers.sources import SourceConfig
 from launch import schemas as launch_schemas
+from launch.plan.settings import PlanConfig, register_plan
 from train.chain_of_thought.strategy import StrategyConfig
 from train.generation.settings import GenerateConfig
 from train.schemas import register_schemas
@@ -49,6 +50,9 @@ def test_every_option_of_every_group_composes(group):
         if of_preparation:
             needed = ["output=x", *(["tokenizer.path=x"] if option == "file" else [])]
             compose_configuration("prepare", [*needed, f"{group}={option}"], PrepareConfig)
+        elif group in ("device", "network"):
+            register_plan()
+            compose_configuration("plan", [f"{group}={option}"], PlanConfig)
         elif group == "strategy":
             register("generate_schema", GenerateConfig)
             register("strategy_schema", StrategyConfig, group="strategy")
