@@ -18,6 +18,7 @@ ALIKE = (
     "data.sequence_length=128",
     "batch.sequences=8",
     "schedule=wsd",
+    "schedule.warmup_steps=30",
     "schedule.decay_fraction=0.4",
     "optimizer.learning_rate=0.006",
     "validation.every=0",
