@@ -86,18 +86,15 @@ def _may_be_extra(name: str, config: Any) -> bool:
     return name.endswith("rotary_emb.inv_freq") or (config.tie_word_embeddings and name == "lm_head.weight")
 
 
-def require_same_tokenizer(folder: Path, tokenizer: Tokenizer, **where: Any) -> None:
+def require_same_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """Compare the tokenizer that Transformers makes of a folder with ours.
 
-    Args:
-        where: keywords that say which file of the folder, if it isn't the usual one.
-
     Raises:
-        Failure: it has another end, or cuts or writes the passage differently.
+        Failure: it cuts or writes the passage differently, or has another chat template.
     """
     import transformers
 
-    theirs = transformers.AutoTokenizer.from_pretrained(folder, **OFFLINE, **where)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder, **OFFLINE)
     require_same_tokens(
         tokenizer,
         lambda text: theirs(text, add_special_tokens=False)["input_ids"],

@@ -18,6 +18,8 @@ from train.checkpoint.state_file import MASTER
 
 CHUNK = 1 << 22
 """Elements that are read or converted at once: 16 MiB of float32."""
+RENEWED = 1 << 28
+"""Bytes that are read before files are opened anew: what was read of a mapped file counts as memory until then."""
 DTYPES = ("F32", "F16", "BF16")
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -39,11 +41,14 @@ class CheckpointWeights:
 
     def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]]):
         self.shapes = dict(shapes)
-        self._reader = StateReader(folder)
+        self._folder, self._reader, self._mapped = folder, StateReader(folder), 0
 
     def read(self, name: str) -> Tensor:
         """Return one parameter, float32. Raises Failure: the checkpoint lacks part of it."""
         values = torch.empty(self.shapes[name])
+        if self._mapped > RENEWED:
+            self._reader, self._mapped = StateReader(self._folder), 0
+        self._mapped += values.nbytes
         flat = values.view(-1)
         for start in range(0, flat.numel(), CHUNK):
             part = flat[start : start + CHUNK]
@@ -60,7 +65,7 @@ class SafetensorsWeights:
     """
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self._folder, self._mapped = folder, 0
         self._files: dict[str, Any] = {}
         self._names: dict[str, str] = {}
         for file, expected in _files_in(folder).items():
@@ -88,7 +93,12 @@ class SafetensorsWeights:
 
     def read(self, name: str) -> Tensor:
         """Return one tensor, float32."""
-        return self._files[self._names[name]].get_tensor(name).float()
+        if self._mapped > RENEWED:
+            self._files = {file: safetensors.safe_open(self._folder / file, framework="pt") for file in self._files}
+            self._mapped = 0
+        values = self._files[self._names[name]].get_tensor(name)
+        self._mapped += values.nbytes
+        return values.float()
 
     def _slice(self, name: str) -> Any:
         return self._files[self._names[name]].get_slice(name)

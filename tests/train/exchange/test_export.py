@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -273,3 +276,17 @@ def test_an_export_of_an_older_try_that_was_killed_is_cleared(tmp_path, tokenize
     assert not (folder / "half").exists() and not (tmp_path / ".export.tmp").exists()
     shutil.rmtree(folder)
     assert verify_checkpoint(checkpoint) == []
+
+
+def test_an_export_holds_a_part_of_the_model_at_a_time(tmp_path, tokenizer):
+    """Its 180 MB of weights pass through less than half of that, by a process of its own that counts its memory."""
+    large = replace(SMALL, width=512, heads=8, key_value_heads=8, hidden_width=1408, layers=14)
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", large, tokenizer)
+    weights = (checkpoint / "state-00000-of-00001.safetensors").stat().st_size
+    script = Path(__file__).with_name("export_memory.py")
+    command = [sys.executable, str(script), str(checkpoint), str(tmp_path / "export")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    assert weights > 180e6
+    assert 0 < int(finished.stdout.split()[-1]) < weights / 2
