@@ -23,14 +23,19 @@ settings.load_profile("headrace")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the tests of a file, which share what is dear to make, run in one process; and those that share a cluster.
+    """Let tests that share what is dear to make run in one process: those of a file, of a cluster, of the trainings.
 
     What takes longest begins first, so that no process is left alone with it at the end.
     """
+    first: set[pytest.Item] = set()
     for item in items:
-        together = "slurm" if "slurm" in item.path.parts else str(item.path)
+        in_train = "train" in item.path.parts
+        trained = [name for name in ("trainings", "saves") if in_train and name in getattr(item, "fixturenames", ())]
+        together = trained[0] if trained else "slurm" if "slurm" in item.path.parts else str(item.path)
         item.add_marker(pytest.mark.xdist_group(together))
-    items.sort(key=lambda item: not {"system", "checkpoint", "slurm"} & set(item.path.parts))
+        if trained or {"system", "checkpoint", "slurm"} & set(item.path.parts):
+            first.add(item)
+    items.sort(key=lambda item: item not in first)
 
 
 @pytest.fixture(scope="session", autouse=True)

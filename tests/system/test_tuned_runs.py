@@ -11,6 +11,7 @@ import pytest
 from commands import read_rows
 from kills import Trainings, said
 from small_runs import MEASURED, SMALL_MODEL
+from soak import long
 
 from data_pipeline.prepare import PrepareConfig, prepare
 from data_pipeline.readers.samples import SamplesConfig
@@ -78,7 +79,7 @@ def state(run: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in newest.glob("*.safetensors")}
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("kind", ["dpo", *(pytest.param(kind, marks=long) for kind in RUNS if kind != "dpo")])
 def test_a_run_killed_on_the_way_goes_on_bit_for_bit_though_what_it_began_with_has_trained_on(trainings, folder, kind):
     assert run(trainings, folder, f"{kind}-whole", kind) == 0, said(folder)
     kill = {"point": "step", "count": 8, "delay": 0, "victim": "all", "suspend": False}
@@ -93,6 +94,8 @@ def test_a_run_killed_on_the_way_goes_on_bit_for_bit_though_what_it_began_with_h
 
 def test_another_frozen_model_than_before_is_refused(trainings, folder):
     copy = folder / "moved"
+    if not (folder / "runs" / "dpo-whole").exists():
+        assert run(trainings, folder, "dpo-whole", "dpo") == 0, said(folder)
     shutil.copytree(folder / "runs" / "dpo-whole", copy / "runs" / "dpo-whole")
     shutil.rmtree(copy / "runs" / "dpo-whole" / "checkpoints" / f"step-{STEPS:08d}")
     for dataset in ("answers", "preferences"):
