@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from train.model.initialisation import initialise_weights
 from train.model.transformer import Transformer, TransformerConfig
 from train.muon import Muon, orthogonalised
 from train.optimizer import OptimizerConfig, build_optimizer
@@ -41,9 +42,11 @@ def test_matrices_move_as_under_the_muon_of_torch():
 
 
 def small() -> Transformer:
-    torch.manual_seed(3)
     shape = dict(width=16, layers=2, heads=2, key_value_heads=2, hidden_width=24, tied_embeddings=False)
-    return Transformer(TransformerConfig(**shape).resolve(64))
+    config = TransformerConfig(**shape).resolve(64)
+    model = Transformer(config)
+    initialise_weights(model, config, seed=3)
+    return model
 
 
 def test_embedding_head_and_norms_move_as_under_adamw_bit_for_bit():
