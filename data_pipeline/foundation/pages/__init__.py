@@ -15,11 +15,15 @@ def page_style(more: Path) -> str:
 
 
 def page_templates(folder: Path) -> Environment:
-    """Return the templates of a folder; whatever is put into them is text and can't become markup."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    """Return the templates of a folder; whatever is put into them is text and can't become markup.
 
+    They extend `foundation/page.html`, which is around all pages.
+    """
+    from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
+
+    around = PrefixLoader({"foundation": FileSystemLoader(Path(__file__).parent)})
     return Environment(
-        loader=FileSystemLoader(folder),
+        loader=ChoiceLoader([FileSystemLoader(folder), around]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
