@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -61,16 +62,21 @@ class Language(Stage):
 
 def identify(texts: Sequence[str]) -> list[tuple[str, float]]:
     """Return the ISO 639 code of the language that each text is most probably in, and the probability."""
-    classifier = byte_ngrams()
-    languages = [MEMBERS.get(language, language) for language in classifier.languages]
-    distinct = list(dict.fromkeys(languages))
-    columns = [distinct.index(language) for language in languages]
+    languages, columns = _together()
     found = []
-    for probabilities in classifier.probabilities(texts):
+    for probabilities in byte_ngrams().probabilities(texts):
         together = np.bincount(columns, probabilities)
         best = int(together.argmax())
-        found.append((distinct[best], float(together[best])))
+        found.append((languages[best], float(together[best])))
     return found
+
+
+@functools.cache
+def _together() -> tuple[list[str], list[int]]:
+    """Return the languages that can be identified, and for each of the classifier's which of them it counts as."""
+    counted = [MEMBERS.get(language, language) for language in byte_ngrams().languages]
+    languages = list(dict.fromkeys(counted))
+    return languages, [languages.index(language) for language in counted]
 
 
 def check_language(config: LanguageConfig) -> None:
@@ -88,7 +94,7 @@ def check_language(config: LanguageConfig) -> None:
 
 def known_languages() -> set[str]:
     """Return the codes of all languages that can be identified."""
-    return {MEMBERS.get(language, language) for language in byte_ngrams().languages}
+    return set(_together()[0])
 
 
 def _sample(text: str, characters: int) -> str:

@@ -16,9 +16,16 @@ _FEWEST = 4
 """Digits in a region."""
 
 
-def number_regions(text: str) -> list[tuple[int, int]]:
-    """Return where seven digits or more stand hardly apart, or four numbers with dots: a cheap first look."""
-    digits = digit_places(code_points(text))
+Codes = NDArray[np.unsignedinteger[Any]]
+
+
+def number_regions(text: str, codes: Codes) -> list[tuple[int, int]]:
+    """Return where seven digits or more stand hardly apart, or four numbers with dots: a cheap first look.
+
+    Args:
+        codes: of the text, by `code_points`.
+    """
+    digits = np.flatnonzero(are_from("0", 10, codes))
     # The expression is asked only where it can match: on the whole text it would look at every character.
     borders = np.flatnonzero(np.diff(digits) > _APART) + 1
     first, last = np.append(0, borders), np.append(borders, len(digits))
@@ -27,16 +34,16 @@ def number_regions(text: str) -> list[tuple[int, int]]:
     return [match.span() for start, stop in zip(starts, stops) for match in _REGION.finditer(text, start, stop)]
 
 
-def code_points(text: str) -> NDArray[np.unsignedinteger[Any]]:
+def code_points(text: str) -> Codes:
     """Return the characters of a text as numbers."""
     if text.isascii():
         return np.frombuffer(text.encode(), np.uint8)
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
-def digit_places(codes: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.int64]:
-    """Return where in a text ASCII digits are."""
-    return np.flatnonzero(codes - codes.dtype.type(ord("0")) < 10)
+def are_from(first: str, count: int, codes: Codes) -> NDArray[np.bool_]:
+    """Return which characters are among so many that follow one another in Unicode, such as the ten digits."""
+    return codes - codes.dtype.type(ord(first)) < count
 
 
 def matches_in(pattern: re.Pattern[str], text: str, regions: list[tuple[int, int]]) -> Iterator[re.Match[str]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_pipeline.cleaning.number_regions import code_points, matches_in, stands_before
+from data_pipeline.cleaning.number_regions import Codes, are_from, matches_in, stands_before
 
 _RESIDENT_ID = re.compile(r"(?<![0-9A-Za-z])[1-8][0-9]{5}[ -]?[0-9]{8}[ -]?[0-9]{3}[0-9Xx](?![0-9A-Za-z])")
 _PROVINCES = frozenset(
@@ -122,10 +122,14 @@ _IBAN_LENGTHS = {
 }
 
 
-def find_ibans(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where international bank account numbers are (ISO 13616), in one or in groups of four."""
+def find_ibans(text: str, codes: Codes) -> Iterator[tuple[int, int]]:
+    """Yield where international bank account numbers are (ISO 13616), in one or in groups of four.
+
+    Args:
+        codes: of the text, by `code_points`.
+    """
     end = 0
-    for start in _iban_starts(text):
+    for start in _iban_starts(codes):
         match = _IBAN.match(text, start) if start >= end else None
         if match is None:
             continue
@@ -138,10 +142,9 @@ def find_ibans(text: str) -> Iterator[tuple[int, int]]:
             yield match.start(), places[-1] + 1
 
 
-def _iban_starts(text: str) -> list[int]:
+def _iban_starts(codes: Codes) -> list[int]:
     """Return where two capitals and two digits stand: an expression would look at every character for it."""
-    codes = code_points(text)
-    capitals, digits = (codes - codes.dtype.type(ord(first)) < count for first, count in (("A", 26), ("0", 10)))
+    capitals, digits = are_from("A", 26, codes), are_from("0", 10, codes)
     starts = capitals[:-3] & capitals[1:-2] & digits[2:-1] & digits[3:]
     return np.flatnonzero(starts).tolist()
 

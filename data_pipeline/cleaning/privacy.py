@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from data_pipeline.cleaning.credentials import find_keys, find_passwords
 from data_pipeline.cleaning.ip_addresses import find_ip_addresses
-from data_pipeline.cleaning.number_regions import number_regions
+from data_pipeline.cleaning.number_regions import code_points, number_regions
 from data_pipeline.cleaning.personal_numbers import (
     find_cards,
     find_ibans,
@@ -111,8 +111,9 @@ def _find(text: str, private: bool) -> Iterator[tuple[str, Iterator[tuple[int, i
     yield "key", find_keys(text)
     yield "password", find_passwords(text)
     yield "email", find_emails(text)
-    yield "iban", find_ibans(text)
-    regions = number_regions(text)
+    codes = code_points(text)
+    yield "iban", find_ibans(text, codes)
+    regions = number_regions(text, codes)
     yield "resident_id", find_resident_ids(text, regions)
     yield "card", find_cards(text, regions)
     yield "social_security_number", find_social_security_numbers(text, regions)
