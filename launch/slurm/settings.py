@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 
 from data_pipeline.foundation.errors import UserError, printable
-from data_pipeline.preparation.slurm.settings import MODULE, SbatchNames, chosen_options
+from data_pipeline.preparation.slurm.settings import SbatchNames, check_modules, check_words, chosen_options
 from launch.checks import check_at_least
 from train.distributed import ClusterConfig
 
@@ -85,9 +85,7 @@ class SlurmCluster(ClusterConfig):
             self,
             {"nodes": 1, "processes": 1, "cpus": 1, "warn_seconds": 0, "restarts": 0, "chain": 1, "at_once": 1},
         )
-        for key in ("memory", "time", "partition", "account", "qos", "container"):
-            if (text := getattr(self, key)) is not None and not (text and text.isprintable()):
-                raise UserError(f"cluster.{key}={printable(text)!r}: a word of printable characters is needed")
+        check_words("cluster", self, ("memory", "time", "partition", "account", "qos", "container"))
         if self.gpus is not None and not GPUS.fullmatch(self.gpus):
             raise UserError(f"cluster.gpus={printable(self.gpus)!r}: write a number, or a type and one, as h100:8")
         gpus = int(GPUS.fullmatch(self.gpus)[1]) if self.gpus else None  # type: ignore[index]
@@ -99,9 +97,7 @@ class SlurmCluster(ClusterConfig):
             raise UserError(f"cluster.cpus={self.cpus} are fewer than a node's {self.processes_per_node()} processes")
         if self.container_runtime not in RUNTIMES:
             raise UserError(f"cluster.container_runtime={self.container_runtime}: there are {' and '.join(RUNTIMES)}")
-        for module in self.modules:
-            if not MODULE.fullmatch(module):
-                raise UserError(f"cluster.modules: {printable(module)!r} isn't the name of a module, such as cuda/12.8")
+        check_modules("cluster", self.modules, "cuda/12.8")
         for line in self.setup:
             if not line.isprintable():
                 raise UserError(f"cluster.setup: {printable(line)!r} isn't one line of printable characters")

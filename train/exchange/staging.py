@@ -20,15 +20,12 @@ def staged_folder(output: Path) -> Iterator[Path]:
         UserError: `output` exists.
         Failure: it can't be written.
     """
-    require_absent(output)
-    staged = output.with_name(f".{output.name}.tmp")
-    try:
-        yield fresh_folder(staged)
-        publish_folder(staged, output)
-    except OSError as error:
-        raise Failure(f"{output} can't be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    with _beside(output) as staged:
+        try:
+            yield fresh_folder(staged)
+            publish_folder(staged, output)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
 
 
 @contextmanager
@@ -39,17 +36,24 @@ def staged_file(output: Path) -> Iterator[Path]:
         UserError: `output` exists.
         Failure: it can't be written.
     """
+    with _beside(output) as staged:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            yield staged
+            os.rename(staged, output)
+            sync_folder(output.parent)
+        finally:
+            staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def _beside(output: Path) -> Iterator[Path]:
+    """Give the path at which `output` is written, and say what goes wrong with it. Raises UserError, Failure."""
     require_absent(output)
-    staged = output.with_name(f".{output.name}.tmp")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        yield staged
-        os.rename(staged, output)
-        sync_folder(output.parent)
+        yield output.with_name(f".{output.name}.tmp")
     except OSError as error:
         raise Failure(f"{output} can't be written: {error.strerror or error}") from None
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 def require_absent(output: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from train.chain_of_thought.think import vote
 from train.generation.batch import generate_batch
 from train.sampling import SamplingConfig
 from train.source import load_source
@@ -61,11 +61,5 @@ def solve(source: Path, problems: Sequence[Problem], votes: int = 0) -> list[boo
     )
     answers = [loaded.tokenizer.decode(ids).rpartition(ENDS_STEPS)[2] for ids in written]
     each = max(1, votes)
-    return [
-        most_frequent(answers[at * each : (at + 1) * each]) == problem.answer for at, problem in enumerate(problems)
-    ]
-
-
-def most_frequent(answers: Sequence[str]) -> str:
-    """Return the answer most often given, of equals the first: self-consistency (Wang et al. 2022)."""
-    return Counter(answers).most_common(1)[0][0]
+    groups = [answers[first : first + each] for first in range(0, len(answers), each)]
+    return [vote(group, group).answer == problem.answer for group, problem in zip(groups, problems)]

@@ -36,12 +36,14 @@ from data_pipeline.foundation.progress import Task, say
 from data_pipeline.prepare import PrepareConfig, prepare
 from data_pipeline.readers.samples import SamplesConfig
 from data_pipeline.tokenization.bpe import BpeConfig
+from train.checkpoint.folder import list_checkpoints, step_of
 from train.settings import TrainConfig
 from train.source import locate_checkpoint
 from train.study.accuracy import accuracy_of, solve
 from train.study.page import write_page
-from train.study.problems import KINDS, Problem, draw_problems
+from train.study.problems import KINDS, draw_problems
 from train.study.settings import StudyConfig, check_study
+from train.telemetry.recorder import read_lines
 
 BYTES_AND_END = 257
 """A vocabulary without merges: every digit is a token."""
@@ -144,8 +146,8 @@ def _prepare(folder: Path, kind: str, study: StudyConfig) -> dict[str, float]:
     """Make the datasets of a kind of problem; return the share of their tokens that is learnt from, by way."""
     shares = {}
     folder.mkdir(parents=True, exist_ok=True)
+    problems = list(draw_problems(kind, study.samples, 0, held_out=False))
     for way in (STEPS, DIRECT):
-        problems = list(draw_problems(kind, study.samples, 0, held_out=False))
         samples = [problem.sample(way == STEPS) for problem in problems]
         path = folder / f"{kind}-{way}.jsonl"
         path.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
@@ -190,22 +192,18 @@ def _test(root: Path, way: Way, study: StudyConfig) -> dict[str, Any]:
     """Return what a trained way can do: at the end, on the way there, and by vote where it has learnt half."""
     run = root / way.folder
     problems = list(draw_problems(way.problem, study.problems, TEST_SEED, held_out=True))
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_lines(run / "metrics.jsonl")
     seconds, curve, half = 0.0, [], None
     stops = {row["step"]: (seconds := seconds + row["step_seconds"]) for row in rows if "step_seconds" in row}
-    checkpoints = sorted((run / "checkpoints").glob("step-*")) if way.name == STEPS else [locate_checkpoint(run)]
+    checkpoints = list_checkpoints(run / "checkpoints") if way.name == STEPS else [locate_checkpoint(run)]
     for checkpoint in checkpoints:
-        step = int(checkpoint.name.removeprefix("step-"))
+        step = step_of(checkpoint)
         found = accuracy_of(solve(checkpoint, problems))
         curve.append({"step": step, "seconds": stops.get(step), **asdict(found)})
         if 0.3 <= found.share <= 0.9 and (half is None or abs(found.share - 0.57) < abs(half[1].share - 0.57)):
             half = (checkpoint, found)
     result = {**asdict(way), **curve[-1], "tokens_learnt": rows[-1]["tokens"], "curve": curve}
     if half is not None and way.problem == "product" and study.votes:
-        voted = _voted(half[0], problems, study.votes)
-        result["vote"] = {"step": int(half[0].name[5:]), "alone": asdict(half[1]), "votes": study.votes, **voted}
+        voted = accuracy_of(solve(half[0], problems, study.votes))
+        result["vote"] = {"step": step_of(half[0]), "alone": asdict(half[1]), "votes": study.votes, **asdict(voted)}
     return result
-
-
-def _voted(checkpoint: Path, problems: Sequence[Problem], votes: int) -> dict[str, Any]:
-    return asdict(accuracy_of(solve(checkpoint, problems, votes)))

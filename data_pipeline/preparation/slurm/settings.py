@@ -40,6 +40,20 @@ RESERVED = (
 NAMES = SbatchNames("engine", OWN_KEYS, RESERVED)
 
 
+def check_words(group: str, settings: object, keys: Sequence[str]) -> None:
+    """Refuse words that can't be put into a batch script, of some settings of a group. Raises UserError."""
+    for key in keys:
+        if (text := getattr(settings, key)) is not None and not (text and text.isprintable()):
+            raise UserError(f"{group}.{key}={printable(text)!r}: a word of printable characters is needed")
+
+
+def check_modules(group: str, modules: Sequence[str], example: str) -> None:
+    """Refuse what can't be the name of an environment module. Raises UserError, with an example."""
+    for module in modules:
+        if not MODULE.fullmatch(module):
+            raise UserError(f"{group}.modules: {printable(module)!r} isn't the name of a module, such as {example}")
+
+
 def chosen_options(texts: Sequence[str], names: SbatchNames) -> dict[str, str | None]:
     """Return more options of sbatch, as the user writes them; None where one takes no value.
 
@@ -93,12 +107,8 @@ class SlurmConfig:
         for key, least in (("tasks", 1), ("at_once", 1), ("cpus_per_task", 1), ("retries", 0)):
             if (value := getattr(self, key)) is not None and value < least:
                 raise UserError(f"engine.{key}={value} must be at least {least}")
-        for key in ("memory", "time", "partition", "account", "qos"):
-            if (text := getattr(self, key)) is not None and not (text and text.isprintable()):
-                raise UserError(f"engine.{key}={printable(text)!r}: a word of printable characters is needed")
-        for module in self.modules:
-            if not MODULE.fullmatch(module):
-                raise UserError(f"engine.modules: {printable(module)!r} isn't the name of a module, such as gcc/13.2")
+        check_words("engine", self, ("memory", "time", "partition", "account", "qos"))
+        check_modules("engine", self.modules, "gcc/13.2")
         self.options()
 
     def options(self) -> dict[str, str | None]:
