@@ -274,12 +274,9 @@ def _print_excerpts(console: Any, excerpts: Sequence[dict[str, Any]]) -> None:
 
 
 def _run(request: Request) -> int:
-    from data_pipeline.foundation.configuration import compose_configuration, register
 
-    register("inspect_schema", InspectConfig)
-    composed = compose_configuration("inspect", request.overrides, InspectConfig, request.folders)
-    if request.print_configuration:
-        print(composed.yaml(), end="")
+    composed = request.compose("inspect", InspectConfig)
+    if composed is None:
         return 0
     seen = inspect(composed.value)
     if request.json:

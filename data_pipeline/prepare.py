@@ -362,15 +362,13 @@ def _dry_run(config: PrepareConfig, as_json: bool) -> None:
 
 
 def _run(request: Request) -> int:
-    from data_pipeline.foundation.configuration import compose_configuration
     from data_pipeline.schemas import register_schemas
 
     register_schemas()
-    composed = compose_configuration("prepare", request.overrides, PrepareConfig, request.folders)
-    config = composed.value
-    if request.print_configuration:
-        print(composed.yaml(), end="")
+    composed = request.compose("prepare", PrepareConfig)
+    if composed is None:
         return 0
+    config = composed.value
     if request.dry_run:
         _dry_run(config, request.json)
         return 0

@@ -18,7 +18,6 @@ def run(request: Request) -> int:
     # and on a machine with other work two of them were measured to take five times as long as one.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-    from data_pipeline.foundation.configuration import compose_configuration
     from train.schemas import register_schemas
     from train.settings import TrainConfig
 
@@ -28,9 +27,8 @@ def run(request: Request) -> int:
             raise UserError(
                 f"{override}: `python -m train` is what a launcher starts; `headrace train {override}` starts it"
             )
-    composed = compose_configuration("train", request.overrides, TrainConfig, request.folders)
-    if request.print_configuration:
-        print(composed.yaml(), end="")
+    composed = request.compose("train", TrainConfig)
+    if composed is None:
         return 0
     if composed.value.study.kind is not None:
         from train.study.chain_of_thought import run_study

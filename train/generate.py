@@ -22,18 +22,16 @@ def run(request: Request) -> int:
     """Continue a prompt, or each line typed at the terminal."""
     from rich.markup import escape
 
-    from data_pipeline.foundation.configuration import compose_configuration, register
+    from data_pipeline.foundation.configuration import register
     from data_pipeline.foundation.progress import say
     from train.chain_of_thought.strategy import StrategyConfig
     from train.generation.settings import GenerateConfig
     from train.sampling import check_sampling
     from train.source import load_source
 
-    register("generate_schema", GenerateConfig)
     register("strategy_schema", StrategyConfig, group="strategy")
-    composed = compose_configuration("generate", request.overrides, GenerateConfig, request.folders)
-    if request.print_configuration:
-        print(composed.yaml(), end="")
+    composed = request.compose("generate", GenerateConfig)
+    if composed is None:
         return 0
     config = composed.value
     check_sampling(config)

@@ -27,12 +27,9 @@ class VerifyConfig:
 
 def run(request: Request) -> int:
     """Verify; returns 0 if everything is as it was written, else 1."""
-    from data_pipeline.foundation.configuration import compose_configuration, register
 
-    register("verify_schema", VerifyConfig)
-    composed = compose_configuration("verify", request.overrides, VerifyConfig, request.folders)
-    if request.print_configuration:
-        print(composed.yaml(), end="")
+    composed = request.compose("verify", VerifyConfig)
+    if composed is None:
         return 0
     scheme, path = split_scheme(composed.value.source)
     if scheme != "file":

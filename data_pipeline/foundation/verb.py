@@ -11,8 +11,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from data_pipeline.foundation.errors import Failure, ToldElsewhere, UserError
+
+if TYPE_CHECKING:
+    from data_pipeline.foundation.configuration import Composed
+
+Schema = TypeVar("Schema")
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,25 @@ class Request:
     apply: bool = False
     print_configuration: bool = False
     folders: list[Path] = field(default_factory=list)
+
+    def compose(self, root: str, schema: type[Schema]) -> Composed[Schema] | None:
+        """Return the configuration that was asked for, or None where it was only to be printed, which then is done.
+
+        Args:
+            root: name of its file in `conf/`; what its groups choose from must be registered.
+            schema: of the root.
+
+        Raises:
+            UserError: see `compose_configuration`.
+        """
+        from data_pipeline.foundation.configuration import compose_configuration, register
+
+        register(f"{root}_schema", schema)
+        composed = compose_configuration(root, self.overrides, schema, self.folders)
+        if self.print_configuration:
+            print(composed.yaml(), end="")
+            return None
+        return composed
 
 
 @dataclass(frozen=True)

@@ -39,18 +39,15 @@ class DoctorConfig:
 
 def run(request: Request) -> int:
     """Look, and print what was found; returns 1 if anything is red."""
-    from data_pipeline.foundation.configuration import compose_configuration, register
     from data_pipeline.foundation.errors import UserError
     from launch.schemas import register_schemas
     from launch.slurm.settings import SlurmCluster
 
-    register("doctor_schema", DoctorConfig)
     register_schemas()
-    composed = compose_configuration("doctor", request.overrides, DoctorConfig, request.folders)
-    config = composed.value
-    if request.print_configuration:
-        print(composed.yaml(), end="")
+    composed = request.compose("doctor", DoctorConfig)
+    if composed is None:
         return 0
+    config = composed.value
     if isinstance(config.cluster, SlurmCluster):
         from launch.doctor.nodes import look_at_nodes
 

@@ -12,18 +12,15 @@ from data_pipeline.foundation.verb import Request, Verb
 def _run(request: Request) -> int:
     from rich.console import Console
 
-    from data_pipeline.foundation.configuration import compose_configuration
     from data_pipeline.foundation.progress import say
     from launch.plan.apply import NAME, apply_plan
     from launch.plan.page import write_page
     from launch.plan.picture import LEAST_WIDTH, print_plan
     from launch.plan.plan import make_plan
-    from launch.plan.settings import PlanConfig, check_plan, register_plan
+    from launch.plan.settings import PlanConfig, check_plan
 
-    register_plan()
-    composed = compose_configuration("plan", request.overrides, PlanConfig, request.folders)
-    if request.print_configuration:
-        print(composed.yaml(), end="")
+    composed = request.compose("plan", PlanConfig)
+    if composed is None:
         return 0
     config = composed.value
     check_plan(config)

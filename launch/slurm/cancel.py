@@ -31,17 +31,14 @@ class CancelConfig:
 
 def run(request: Request) -> int:
     """End a run's jobs; returns 0 when they have ended."""
-    from data_pipeline.foundation.configuration import compose_configuration, register
     from data_pipeline.foundation.progress import say
     from launch.slurm.known import require_submitted
     from launch.slurm.queue import cancel_job, job_states, signal_job
     from launch.verdict import CANCELLED, newest_checkpoint
     from train.run_files import LAUNCH
 
-    register("cancel_schema", CancelConfig)
-    composed = compose_configuration("cancel", request.overrides, CancelConfig, request.folders)
-    if request.print_configuration:
-        print(composed.yaml(), end="")
+    composed = request.compose("cancel", CancelConfig)
+    if composed is None:
         return 0
     folder, submitted = require_submitted(composed.value.source, composed.value.root)
 

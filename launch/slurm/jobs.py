@@ -116,12 +116,9 @@ def _table(found: list[Row]) -> str:
 
 def run(request: Request) -> int:
     """Print the table; returns 0."""
-    from data_pipeline.foundation.configuration import compose_configuration, register
 
-    register("jobs_schema", JobsConfig)
-    composed = compose_configuration("jobs", request.overrides, JobsConfig, request.folders)
-    if request.print_configuration:
-        print(composed.yaml(), end="")
+    composed = request.compose("jobs", JobsConfig)
+    if composed is None:
         return 0
     found = rows(Path(composed.value.root))
     if request.json:

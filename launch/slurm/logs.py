@@ -30,15 +30,12 @@ class LogsConfig:
 
 def run(request: Request) -> int:
     """Print the log; returns 0."""
-    from data_pipeline.foundation.configuration import compose_configuration, register
     from launch.slurm.known import require_submitted
     from launch.slurm.queue import job_states
     from train.run_files import LAUNCH
 
-    register("logs_schema", LogsConfig)
-    composed = compose_configuration("logs", request.overrides, LogsConfig, request.folders)
-    if request.print_configuration:
-        print(composed.yaml(), end="")
+    composed = request.compose("logs", LogsConfig)
+    if composed is None:
         return 0
     folder, submitted = require_submitted(composed.value.source, composed.value.root)
     logs = [folder / LAUNCH / submitted.log.format(job=job) for job in submitted.jobs]

@@ -58,13 +58,11 @@ class EvaluateConfig:
 
 def run(request: Request) -> int:
     """Score a model and print a table; returns 0."""
-    from data_pipeline.foundation.configuration import compose_configuration, register
+    from data_pipeline.foundation.configuration import register
 
-    register("evaluate_schema", EvaluateConfig)
     register("strategy_schema", StrategyConfig, group="strategy")
-    composed = compose_configuration("evaluate", request.overrides, EvaluateConfig, request.folders)
-    if request.print_configuration:
-        print(composed.yaml(), end="")
+    composed = request.compose("evaluate", EvaluateConfig)
+    if composed is None:
         return 0
 
     from data_pipeline.foundation.files import write_json

@@ -35,12 +35,9 @@ class ExportConfig:
 
 def run(request: Request) -> int:
     """Export, print what was proven; returns 0."""
-    from data_pipeline.foundation.configuration import compose_configuration, register
 
-    register("export_schema", ExportConfig)
-    composed = compose_configuration("export", request.overrides, ExportConfig, request.folders)
-    if request.print_configuration:
-        print(composed.yaml(), end="")
+    composed = request.compose("export", ExportConfig)
+    if composed is None:
         return 0
     record = export(composed.value)
     print(json.dumps(record, ensure_ascii=False) if request.json else said(composed.value.output, record))

@@ -35,12 +35,9 @@ class ImportConfig:
 
 def run(request: Request) -> int:
     """Take a model in, print what was proven; returns 0."""
-    from data_pipeline.foundation.configuration import compose_configuration, register
 
-    register("import_schema", ImportConfig)
-    composed = compose_configuration("import", request.overrides, ImportConfig, request.folders)
-    if request.print_configuration:
-        print(composed.yaml(), end="")
+    composed = request.compose("import", ImportConfig)
+    if composed is None:
         return 0
     record = take_in(composed.value)
     print(json.dumps(record, ensure_ascii=False) if request.json else said(composed.value.output, record))

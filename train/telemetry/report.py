@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.foundation.configuration import compose_configuration, register
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.files import write_text
 from data_pipeline.foundation.pages import page_style, page_templates
@@ -341,10 +340,8 @@ def _beside(chart: Chart, drawn: dict[str, Any]) -> bool:
 
 
 def _run(request: Request) -> int:
-    register("report_schema", ReportConfig)
-    composed = compose_configuration("report", request.overrides, ReportConfig, request.folders)
-    if request.print_configuration:
-        print(composed.yaml(), end="")
+    composed = request.compose("report", ReportConfig)
+    if composed is None:
         return 0
     config = composed.value
     sources = config.source if isinstance(config.source, list) else [config.source]
