@@ -30,12 +30,15 @@ class Verifier:
     extract: ExtractConfig
 
     def accepts(self, text: str, expected: str) -> bool:
-        """Tell whether a text has the expected answer.
+        """Tell whether a text has the expected answer; see `is_right`."""
+        return self.is_right(extract(text, self.extract), expected)
+
+    def is_right(self, found: str | None, expected: str) -> bool:
+        """Tell whether the answer that was found in a text is the expected one.
 
         Raises:
             UserError: the expected answer is no regular expression, or no arithmetic expression, and should be.
         """
-        found = extract(text, self.extract)
         if self.kind == ANSWER:
             return found is not None and found == comparable(expected, self.extract)
         if self.kind == PATTERN:
