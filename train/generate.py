@@ -97,8 +97,8 @@ def answer_file(config: GenerateConfig, loaded: Loaded, as_json: bool) -> int:
     hinted = f" ({written.hinted:,} by a hint)" if written.hinted else ""
     say(
         escape(
-            f"{written.output}: {written.kept:,} samples, of {written.solved:,} of {written.prompts:,} prompts{hinted}, "
-            "as `headrace prepare corpus=samples` takes"
+            f"{written.output}: {written.kept:,} samples, with answers to {written.solved:,} of {written.prompts:,} "
+            f"prompts{hinted}, as `headrace prepare corpus=samples` takes"
         )
     )
     if as_json:
