@@ -102,14 +102,18 @@ def test_a_run_killed_on_the_way_goes_on_bit_for_bit_though_what_it_began_with_h
     shutil.rmtree(folder / "runs" / "base" / "checkpoints" / "step-00000030")
 
 
-def test_a_policy_writes_the_same_answers_at_any_stage_and_world_size_and_learns_from_them(trainings, folder):
+@pytest.mark.parametrize("adapters", [(), pytest.param(("lora.rank=4",), marks=long)], ids=["whole", "adapters"])
+def test_a_policy_writes_the_same_answers_at_any_stage_and_world_size_and_learns_from_them(trainings, folder, adapters):
     """What differs in the last digit may make another draw of a token, once in a million."""
-    short = ("stop_after=8", "checkpoint.every=0", "validation.every=0")
+    short = ("stop_after=6", "checkpoint.every=0", "validation.every=0")
     typed = (*SHARED, *RUNS["grpo"], f"steps={STEPS}", *short)
-    for name, ranks, zero in (("one", 1, 0), ("two", 2, 3)):
-        codes = trainings.typed(folder, f"run.name={name}", *typed, f"zero={zero}", "batch.micro=2", ranks=ranks)
+    names = [f"{name}-{len(adapters)}" for name in ("one", "two")]
+    for name, ranks, zero in zip(names, (1, 2), (0, 3)):
+        codes = trainings.typed(
+            folder, f"run.name={name}", *typed, *adapters, f"zero={zero}", "batch.micro=2", ranks=ranks
+        )
         assert set(codes) == {75}, said(folder)
-    one, two = (told(folder / "runs" / name) for name in ("one", "two"))
+    one, two = (told(folder / "runs" / name) for name in names)
     assert [row["answer_tokens"] for row in one] == pytest.approx([row["answer_tokens"] for row in two], abs=1e-9)
     for key in ("loss", "reward", "kl", "clipped"):
         assert [row[key] for row in one] == pytest.approx([row[key] for row in two], abs=1e-4), key
