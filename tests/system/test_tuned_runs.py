@@ -37,7 +37,7 @@ RUNS = {
     "grpo": (
         *("objective=grpo", "start_from=runs/base", "data.path=problems", "data.packing=single", "zero=1"),
         *("objective.verifier=pattern", "objective.samples=4", "objective.tokens=6", "objective.beta=0.1"),
-        *("objective.updates=2", "optimizer.learning_rate=1e-3"),
+        *("objective.updates=2", "objective.skip_alike=true", "optimizer.learning_rate=1e-3"),
     ),
     "dpo": ("objective=dpo", "start_from=runs/base", "data.path=preferences", "zero=1"),
     "distillation": (

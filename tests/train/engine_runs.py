@@ -50,10 +50,12 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "dpo": {"kind": "dpo", "beta": 0.5},
     "forward": {"kind": "distillation", "divergence": "forward", "temperature": 2.0, "hard_weight": 0.25},
     "reverse": {"kind": "distillation", "divergence": "reverse", "temperature": 1.0, "hard_weight": 0.0},
-    "grpo": {"kind": "grpo", "beta": 0.2, "verifier": "answer", "extract": {}, "samples": 2, "tokens": 16,
-             "temperature": 1.0, "clip": 0.2, "normalisation": "sequence", "by_deviation": True, "updates": 1,
-             "at_once": 64},
-}  # fmt: skip
+    "grpo": {
+        **{"kind": "grpo", "beta": 0.2, "verifier": "answer", "extract": {}, "samples": 2, "tokens": 16},
+        **{"temperature": 1.0, "clip": 0.2, "normalisation": "sequence", "by_deviation": True},
+        **{"skip_alike": False, "updates": 1, "at_once": 64},
+    },
+}
 
 
 @dataclass(frozen=True)

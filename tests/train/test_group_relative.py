@@ -139,7 +139,7 @@ ASKED = [("1+2=", "."), ("30+12=", "[^é]*"), ("7=", "x"), ("", ""), ("5+5+5=", 
 
 
 def rollouts(tokenizer, model, **changed) -> Rollouts:
-    settings = replace(RolloutSettings(6, 9, 1.0, 64, True, 40, 5), **changed)
+    settings = replace(RolloutSettings(6, 9, 1.0, 64, True, False, 40, 5), **changed)
     verifier = Verifier("pattern", ExtractConfig())
     return Rollouts(settings, verifier, tokenizer, World(0, 0, 1, CPU), lambda: nullcontext(model))
 
@@ -179,7 +179,7 @@ def test_an_answer_is_what_sampling_writes_and_right_where_its_verifier_says_so_
     told = [(tokenizer.decode(each.prompt), each.answer) for each in drawing.problems(batch)]
     assert told == [each for each in ASKED if each[0]]
     answers = drawing.draw([batch])
-    assert [len(each.tokens) for each in answers] == [5] * 6
+    assert [len(each.tokens) for each in answers] == [5] * 5
     found = {(tuple(ids[ids >= 0].tolist())) for each in answers for ids in each.targets}
     right = asked = ended = 0
     for problem in drawing.problems(batch):
@@ -196,6 +196,19 @@ def test_an_answer_is_what_sampling_writes_and_right_where_its_verifier_says_so_
     assert figures["cut"] == pytest.approx(1 - ended / asked)
     measured = drawing.measure(batch)
     assert float(measured["loss"] + measured["solved"]) == 4
+
+
+def test_answers_that_are_alike_in_reward_can_be_left_out(tokenizer, policy):
+    batch = problems(tokenizer, ASKED)
+    whole, fewer = (rollouts(tokenizer, policy, skips_alike=skips).draw([batch]) for skips in (False, True))
+
+    def teaching(batches: list[Answers]) -> list[tuple[list[int], float]]:
+        rows = [(ids[ids >= 0].tolist(), float(a)) for each in batches for ids, a in zip(each.targets, each.advantages)]
+        return sorted(row for row in rows if row[1])
+
+    assert teaching(whole) == teaching(fewer) and len(fewer) < len(whole)
+    nothing = rollouts(tokenizer, policy, skips_alike=True, tokens=1).draw([problems(tokenizer, [("7=", "never")])])
+    assert [each.counted_targets for each in nothing] == [0]
 
 
 def test_when_all_rewards_stay_alike_it_is_said_what_to_do(tokenizer, policy):

@@ -45,6 +45,7 @@ class ObjectiveConfig:
         clip_high: of `grpo`: the same above alone; None for `clip`.
         normalisation: of `grpo`: over tokens and answers; see `NORMALISATIONS`.
         by_deviation: of `grpo`: advantages are divided by the standard deviation of their group's rewards.
+        skip_alike: of `grpo`: answers to a problem that all have the same reward are left out.
         updates: of `grpo`: made of the answers of a step.
         at_once: of `grpo`: most answers that a rank writes together.
     """
@@ -65,6 +66,7 @@ class ObjectiveConfig:
     clip_high: float | None = None
     normalisation: str | None = None
     by_deviation: bool | None = None
+    skip_alike: bool | None = None
     updates: int | None = None
     at_once: int | None = None
 
@@ -99,7 +101,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "distillation": ("divergence", "temperature", "hard_weight"),
     "grpo": (
         *("beta", "verifier", "extract", "samples", "tokens", "temperature", "clip"),
-        *("normalisation", "by_deviation", "updates", "at_once"),
+        *("normalisation", "by_deviation", "skip_alike", "updates", "at_once"),
     ),
 }
 """Settings that an objective must have."""

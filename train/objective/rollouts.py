@@ -54,6 +54,7 @@ class RolloutSettings:
         temperature: at which they are drawn.
         at_once: most answers written together.
         by_deviation: divide advantages by the standard deviation of their group's rewards.
+        skips_alike: leave out answers to a problem that all have the same reward.
         length: T; a problem and its answer have T + 1 tokens at most.
         seed: of the run.
     """
@@ -63,6 +64,7 @@ class RolloutSettings:
     temperature: float
     at_once: int
     by_deviation: bool
+    skips_alike: bool
     length: int
     seed: int
 
@@ -88,9 +90,9 @@ class Rollouts:
         self._alike, self._reward = 0, 0.0
 
     def draw(self, batches: Sequence[Batch]) -> list[Answers]:
-        """Return answers to the problems of a step, in as many micro-batches of as many sequences for each of theirs.
+        """Return answers to the problems of a step in micro-batches like theirs, as many on every rank.
 
-        Every rank calls it. Of a sequence without a problem there are answers from which nothing is learnt.
+        Every rank calls it. What is missing to whole micro-batches are answers from which nothing is learnt.
         """
         samples = self.settings.samples
         problems = [problem for batch in batches for problem in self.problems(batch)]
@@ -104,11 +106,14 @@ class Rollouts:
             (problem.prompt, ids + [self.tokenizer.end_of_document] * end, advantage)
             for problem, ids, end, advantage in zip(asked, written, ended, advantages, strict=True)
         ]
-        sequences = sum(len(batch.tokens) for batch in batches) * samples
+        if self.settings.skips_alike:
+            differ = (rewards != rewards[:, :1]).any(dim=1).repeat_interleave(samples).tolist()
+            rows = [row for row, is_kept in zip(rows, differ, strict=True) if is_kept]
+        micro = len(batches[0].tokens)
+        sequences = micro * max(1, *self.world.gather(-(-len(rows) // micro)))
         rows += [([self.tokenizer.end_of_document] * 2, [], 0.0)] * (sequences - len(rows))
         # Answers of like length share a micro-batch: the shorter ones are padded less.
         rows.sort(key=lambda row: -len(row[0]) - len(row[1]))
-        micro = len(batches[0].tokens)
         return [self._micro_batch(rows[first : first + micro]) for first in range(0, sequences, micro)]
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
@@ -247,6 +252,7 @@ def build_rollouts(
     assert config.samples and config.tokens and config.temperature and config.at_once and config.verifier
     assert config.extract is not None
     settings = RolloutSettings(
-        config.samples, config.tokens, config.temperature, config.at_once, bool(config.by_deviation), length, seed
-    )
+        config.samples, config.tokens, config.temperature, config.at_once,
+        bool(config.by_deviation), bool(config.skip_alike), length, seed,
+    )  # fmt: skip
     return Rollouts(settings, Verifier(config.verifier, config.extract), tokenizer, world, whole)
