@@ -52,8 +52,8 @@ BYTES_AND_END = 257
 """A vocabulary without merges: every digit is a token."""
 STEPS, DIRECT, DIRECT_AS_SUPERVISED = "steps", "direct", "direct, as much supervised"
 TEST_SEED, PROBLEMS_SEED = 1_000_003, 1_000_033
-PROBLEMS_A_STEP = 36
-"""Of a training by reward, those that are held out among them."""
+PROBLEMS_TO_SOLVE = 4000
+"""Of a training by reward."""
 CHECKPOINTS = 10
 RESULT = "study.json"
 WITHOUT_CLEANING = CleaningConfig(
@@ -183,7 +183,7 @@ def _by_reward(
         if half is not None:
             checkpoint = root / way.folder / "checkpoints" / f"step-{half['step']:08d}"
             halves[replace(way, name=REWARD, steps=study.reward_steps)] = (checkpoint, result)
-    dataset = _prepare_problems(root / "data", study)
+    dataset = _prepare_problems(root / "data")
     kept = [text for text in typed if not text.lstrip("+").startswith(OTHERWISE_BY_REWARD)]
     with Task("learning by reward", len(halves), "runs") as progress, ThreadPoolExecutor(at_once) as pool:
         settings = {way: reward_settings(checkpoint, dataset) for way, (checkpoint, _) in halves.items()}
@@ -199,10 +199,10 @@ def _by_reward(
     return found
 
 
-def _prepare_problems(folder: Path, study: StudyConfig) -> Path:
+def _prepare_problems(folder: Path) -> Path:
     """Make the dataset of products that only the answer is known of, others than those with steps."""
     path = folder / "product-problems.jsonl"
-    problems = draw_problems("product", max(1000, PROBLEMS_A_STEP * study.reward_steps), PROBLEMS_SEED, held_out=False)
+    problems = draw_problems("product", PROBLEMS_TO_SOLVE, PROBLEMS_SEED, held_out=False)
     samples = ({"prompt": problem.question, "answer": problem.answer} for problem in problems)
     path.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
     config = PrepareConfig(str(path.with_suffix("")), SamplesConfig([str(path)], kind=PROBLEMS), WITHOUT_CLEANING)
