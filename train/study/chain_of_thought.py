@@ -7,7 +7,8 @@ with each seed,
 
 - `steps`: the answer behind its steps;
 - `direct`: the answer alone, for as many steps of as many tokens, which is the same time;
-- `direct, as much supervised`: the answer alone, until as many tokens are learnt as in `steps`; for chains.
+- `direct, as much supervised`: the answer alone, until as many tokens are learnt as in `steps`; for chains;
+- `reward`: products, from where `steps` has learnt half of them on, by whether its own answers are right.
 
 Every training is a run of its own, in the folder of the study's, with all that runs promise: a study that was killed
 goes on where it was.
@@ -33,6 +34,7 @@ from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import write_json
 from data_pipeline.foundation.progress import Task, say
+from data_pipeline.labels import PROBLEMS
 from data_pipeline.prepare import PrepareConfig, prepare
 from data_pipeline.readers.samples import SamplesConfig
 from data_pipeline.tokenization.bpe import BpeConfig
@@ -42,19 +44,24 @@ from train.source import locate_checkpoint
 from train.study.accuracy import accuracy_of, solve
 from train.study.page import write_page
 from train.study.problems import KINDS, draw_problems
+from train.study.reward import REWARD, half_learnt, reward_result, reward_settings
 from train.study.settings import StudyConfig, check_study
 from train.telemetry.recorder import read_lines
 
 BYTES_AND_END = 257
 """A vocabulary without merges: every digit is a token."""
 STEPS, DIRECT, DIRECT_AS_SUPERVISED = "steps", "direct", "direct, as much supervised"
-TEST_SEED = 1_000_003
+TEST_SEED, PROBLEMS_SEED = 1_000_003, 1_000_033
+PROBLEMS_TO_SOLVE = 4000
+"""Of a training by reward."""
 CHECKPOINTS = 10
 RESULT = "study.json"
 WITHOUT_CLEANING = CleaningConfig(
     duplicates=DuplicatesConfig(exact=ExactDuplicatesConfig(False), near=NearDuplicatesConfig(False))
 )
 OF_THE_STUDY = ("run.", "study.", "experiment=")
+OTHERWISE_BY_REWARD = ("model", "data", "batch", "objective", "optimizer", "schedule")
+"""Settings that a training by reward has of its own, or of the checkpoint that it begins with."""
 OF_EACH_RUN = {
     "data.path": "it makes its data",
     "seed": "study.seeds",
@@ -116,6 +123,8 @@ def run_study(composed: Composed[TrainConfig], dry_run: bool) -> int:
         for way in ways:
             results.append(_test(root, way, study))
             progress.advance()
+    if study.reward_steps and study.product_steps:
+        results += _by_reward(root, ways, results, study, composed.overrides, at_once)
     write_json(root / RESULT, {"settings": asdict(study), "results": results})
     say(f"{write_page(root, results)}")
     return 0
@@ -159,13 +168,58 @@ def _prepare(folder: Path, kind: str, study: StudyConfig) -> dict[str, float]:
     return shares
 
 
-def _train(root: Path, way: Way, typed: Sequence[str]) -> None:
-    """Train one way in a process of its own. Raises Failure: it ended otherwise than well."""
+def _by_reward(
+    root: Path,
+    ways: Sequence[Way],
+    results: Sequence[dict[str, Any]],
+    study: StudyConfig,
+    typed: Sequence[str],
+    at_once: int,
+) -> list[dict[str, Any]]:
+    """Go on by reward from where products are half learnt; return what that gives, by seed."""
+    halves = {}
+    for way, result in zip(ways, results, strict=True):
+        half = half_learnt(result["curve"]) if (way.problem, way.name) == ("product", STEPS) else None
+        if half is not None:
+            checkpoint = root / way.folder / "checkpoints" / f"step-{half['step']:08d}"
+            halves[replace(way, name=REWARD, steps=study.reward_steps)] = (checkpoint, result)
+    dataset = _prepare_problems(root / "data")
+    kept = [text for text in typed if not text.lstrip("+").startswith(OTHERWISE_BY_REWARD)]
+    with Task("learning by reward", len(halves), "runs") as progress, ThreadPoolExecutor(at_once) as pool:
+        settings = {way: reward_settings(checkpoint, dataset) for way, (checkpoint, _) in halves.items()}
+        for _ in pool.map(lambda way: _train(root, way, kept, settings[way]), halves):
+            progress.advance()
+    found = []
+    problems = list(draw_problems("product", study.problems, TEST_SEED, held_out=True))
+    for way, (_, result) in halves.items():
+        rows = read_lines(root / way.folder / "metrics.jsonl")
+        seconds = sum(row["step_seconds"] for row in rows)
+        solved = accuracy_of(solve(root / way.folder, problems))
+        found.append(reward_result(result, solved, way.steps, seconds, rows[-1]["tokens"]))
+    return found
+
+
+def _prepare_problems(folder: Path) -> Path:
+    """Make the dataset of products that only the answer is known of, others than those with steps."""
+    path = folder / "product-problems.jsonl"
+    problems = draw_problems("product", PROBLEMS_TO_SOLVE, PROBLEMS_SEED, held_out=False)
+    samples = ({"prompt": problem.question, "answer": problem.answer} for problem in problems)
+    path.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
+    config = PrepareConfig(str(path.with_suffix("")), SamplesConfig([str(path)], kind=PROBLEMS), WITHOUT_CLEANING)
+    prepare(replace(config, tokenizer=BpeConfig(BYTES_AND_END), workers=1))
+    return path.with_suffix("")
+
+
+def _train(root: Path, way: Way, typed: Sequence[str], begin: Sequence[str] = ()) -> None:
+    """Train one way in a process of its own. Raises Failure: it ended otherwise than well.
+
+    Args:
+        begin: settings that those typed change; those of the study's experiment if there are none.
+    """
     overrides = [
-        "experiment=cot_theory",
+        *(begin or ("experiment=cot_theory", f"data.path='{root / 'data' / way.dataset}'")),
         *(text for text in typed if not text.lstrip("+").startswith(OF_THE_STUDY)),
         "study.kind=null",
-        f"data.path='{root / 'data' / way.dataset}'",
         f"run.root='{root}'",
         f"run.name={way.folder}",
         f"seed={way.seed}",
@@ -193,17 +247,17 @@ def _test(root: Path, way: Way, study: StudyConfig) -> dict[str, Any]:
     run = root / way.folder
     problems = list(draw_problems(way.problem, study.problems, TEST_SEED, held_out=True))
     rows = read_lines(run / "metrics.jsonl")
-    seconds, curve, half = 0.0, [], None
+    seconds, curve = 0.0, []
     stops = {row["step"]: (seconds := seconds + row["step_seconds"]) for row in rows if "step_seconds" in row}
     checkpoints = list_checkpoints(run / "checkpoints") if way.name == STEPS else [locate_checkpoint(run)]
     for checkpoint in checkpoints:
         step = step_of(checkpoint)
         found = accuracy_of(solve(checkpoint, problems))
         curve.append({"step": step, "seconds": stops.get(step), **asdict(found)})
-        if 0.3 <= found.share <= 0.9 and (half is None or abs(found.share - 0.57) < abs(half[1].share - 0.57)):
-            half = (checkpoint, found)
     result = {**asdict(way), **curve[-1], "tokens_learnt": rows[-1]["tokens"], "curve": curve}
-    if half is not None and way.problem == "product" and study.votes:
-        voted = accuracy_of(solve(half[0], problems, study.votes))
-        result["vote"] = {"step": step_of(half[0]), "alone": asdict(half[1]), "votes": study.votes, **asdict(voted)}
+    half = half_learnt(curve)
+    if half is not None and way.problem == "product" and way.name == STEPS and study.votes:
+        checkpoint = run / "checkpoints" / f"step-{half['step']:08d}"
+        voted = accuracy_of(solve(checkpoint, problems, study.votes))
+        result["vote"] = {"step": half["step"], "alone": half, "votes": study.votes, **asdict(voted)}
     return result
