@@ -3,11 +3,12 @@
 A Transformer of fixed depth does a fixed amount of work per token; a chain of ten operations, each of which needs the
 result of the one before, can't be done in it at once but can one written step at a time (Feng et al. 2023, "Towards
 revealing the mystery behind chain of thought"; Merrill and Sabharwal 2024). Trained are, on each kind of problem and
-with each seed,
+with each seed, but for what takes longest,
 
 - `steps`: the answer behind its steps;
-- `direct`: the answer alone, for as many steps of as many tokens, which is the same time;
-- `direct, as much supervised`: the answer alone, until as many tokens are learnt as in `steps`; for chains;
+- `direct`: the answer alone, for as many steps of as many sequences, which is the same time;
+- `direct, as much supervised`: the answer alone, until as many tokens are learnt as in `steps`; for chains, with the
+  first `study.controls` seeds, as products are `direct`;
 - `reward`: products, from where `steps` has learnt half of them on, by whether its own answers are right.
 
 Every training is a run of its own, in the folder of the study's, with all that runs promise: a study that was killed
@@ -25,6 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from data_pipeline.cleaning.chain import CleaningConfig
 from data_pipeline.deduplication.exact import ExactDuplicatesConfig
@@ -54,7 +57,7 @@ STEPS, DIRECT, DIRECT_AS_SUPERVISED = "steps", "direct", "direct, as much superv
 TEST_SEED, PROBLEMS_SEED = 1_000_003, 1_000_033
 PROBLEMS_TO_SOLVE = 4000
 """Of a training by reward."""
-CHECKPOINTS = 10
+CHECKPOINTS = 8
 RESULT = "study.json"
 WITHOUT_CLEANING = CleaningConfig(
     duplicates=DuplicatesConfig(exact=ExactDuplicatesConfig(False), near=NearDuplicatesConfig(False))
@@ -111,17 +114,16 @@ def run_study(composed: Composed[TrainConfig], dry_run: bool) -> int:
     if dry_run:
         say(f"would train and test in {root}")
         return 0
-    supervised = {kind: _prepare(root / "data", kind, study) for kind in KINDS if _steps_of(study, kind)}
-    ways = list(ways_of(study, supervised))
+    length = config.data.sequence_length
+    learnt = {kind: _prepare(root / "data", kind, study, length) for kind in KINDS if _steps_of(study, kind)}
+    ways = list(ways_of(study, learnt))
     at_once = study.at_once or len(os.sched_getaffinity(0))
+    torch.set_num_threads(1)
     say(f"{len(ways)} trainings, {at_once} at once, in {root}")
-    with Task("training", len(ways), "runs") as progress, ThreadPoolExecutor(at_once) as pool:
-        for _ in pool.map(lambda way: _train(root, way, composed.overrides), ways):
-            progress.advance()
     results = []
-    with Task("testing", len(ways), "runs") as progress:
-        for way in ways:
-            results.append(_test(root, way, study))
+    with Task("training", len(ways), "runs") as progress, ThreadPoolExecutor(at_once) as pool:
+        for result in pool.map(lambda way: _trained_and_tested(root, way, study, composed.overrides), ways):
+            results.append(result)
             progress.advance()
     if study.reward_steps and study.product_steps:
         results += _by_reward(root, ways, results, study, composed.overrides, at_once)
@@ -130,19 +132,21 @@ def run_study(composed: Composed[TrainConfig], dry_run: bool) -> int:
     return 0
 
 
-def ways_of(study: StudyConfig, supervised: dict[str, dict[str, float]]) -> Iterator[Way]:
+def ways_of(study: StudyConfig, learnt: dict[str, dict[str, int]]) -> Iterator[Way]:
     """Yield the trainings, the longest first.
 
     Args:
-        supervised: by kind of problem, the share of tokens that is learnt from with the steps and without.
+        learnt: by kind of problem, tokens of a sequence that are learnt from with the steps and without.
     """
     ways = []
-    for kind, shares in supervised.items():
+    for kind, of_sequence in learnt.items():
         steps = _steps_of(study, kind)
-        for seed in study.seeds:
-            ways += [Way(kind, STEPS, seed, steps), Way(kind, DIRECT, seed, steps)]
-            if kind == "chain":
-                as_many = round(steps * shares[STEPS] / shares[DIRECT])
+        for number, seed in enumerate(study.seeds):
+            ways.append(Way(kind, STEPS, seed, steps))
+            if kind == "chain" or number < study.controls:
+                ways.append(Way(kind, DIRECT, seed, steps))
+            if kind == "chain" and number < study.controls:
+                as_many = round(steps * of_sequence[STEPS] / of_sequence[DIRECT])
                 ways.append(Way(kind, DIRECT_AS_SUPERVISED, seed, as_many))
     yield from sorted(ways, key=lambda way: -way.steps)
 
@@ -151,21 +155,26 @@ def _steps_of(study: StudyConfig, kind: str) -> int:
     return int(getattr(study, f"{kind}_steps"))
 
 
-def _prepare(folder: Path, kind: str, study: StudyConfig) -> dict[str, float]:
-    """Make the datasets of a kind of problem; return the share of their tokens that is learnt from, by way."""
-    shares = {}
+def _prepare(folder: Path, kind: str, study: StudyConfig, length: int) -> dict[str, int]:
+    """Make the datasets of a kind of problem; return how many tokens of a sequence are learnt from, by way.
+
+    Args:
+        length: tokens of a sequence.
+    """
+    learnt = {}
     folder.mkdir(parents=True, exist_ok=True)
     problems = list(draw_problems(kind, study.samples, 0, held_out=False))
     for way in (STEPS, DIRECT):
         samples = [problem.sample(way == STEPS) for problem in problems]
         path = folder / f"{kind}-{way}.jsonl"
         path.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
-        learnt = sum(len(sample["completion"]) + 1 for sample in samples)
-        shares[way] = learnt / sum(len(sample["prompt"]) + len(sample["completion"]) + 1 for sample in samples)
+        # All problems of a kind are of one length; so many of them fit into a sequence.
+        completion = len(samples[0]["completion"]) + 1
+        learnt[way] = length // (len(samples[0]["prompt"]) + completion) * completion
         # Problems are alike, and are meant to be: the default would leave out most of them as near duplicates.
         config = PrepareConfig(str(folder / f"{kind}-{way}"), SamplesConfig([str(path)]), WITHOUT_CLEANING)
         prepare(replace(config, tokenizer=BpeConfig(BYTES_AND_END), workers=1))
-    return shares
+    return learnt
 
 
 def _by_reward(
@@ -210,14 +219,21 @@ def _prepare_problems(folder: Path) -> Path:
     return path.with_suffix("")
 
 
-def _train(root: Path, way: Way, typed: Sequence[str], begin: Sequence[str] = ()) -> None:
+def _trained_and_tested(root: Path, way: Way, study: StudyConfig, typed: Sequence[str]) -> dict[str, Any]:
+    """Train one way and return what it can do."""
+    settings = getattr(study, way.problem)
+    _train(root, way, typed, ("experiment=cot_theory", f"data.path='{root / 'data' / way.dataset}'", *settings))
+    return _test(root, way, study)
+
+
+def _train(root: Path, way: Way, typed: Sequence[str], begin: Sequence[str]) -> None:
     """Train one way in a process of its own. Raises Failure: it ended otherwise than well.
 
     Args:
-        begin: settings that those typed change; those of the study's experiment if there are none.
+        begin: settings that those typed change.
     """
     overrides = [
-        *(begin or ("experiment=cot_theory", f"data.path='{root / 'data' / way.dataset}'")),
+        *begin,
         *(text for text in typed if not text.lstrip("+").startswith(OF_THE_STUDY)),
         "study.kind=null",
         f"run.root='{root}'",
