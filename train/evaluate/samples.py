@@ -70,6 +70,7 @@ VERB = Verb(
     ),
     examples=(
         "headrace samples 'tasks=[sst2]' task_data=data output=samples/sst2.jsonl",
+        "headrace samples 'tasks=[multi30k_en_de,sst2]' task_data=data output=samples/both.jsonl",
         "headrace samples 'tasks=[my_tasks/sums.yaml]' output=samples/sums.jsonl limit=2000",
     ),
 )
