@@ -3,8 +3,9 @@
 STUDY is the folder of `headrace train experiment=cot_theory`. Each of its models that does chains of ten operations
 step by step answers 6,000 others; what has the right answer is what two students of half the width are trained on,
 alike but for the steps: the one learns them with the answer (Ho et al. 2022), the other the answer alone, for STEPS
-steps (300 if left out) of as many tokens. Told is how many of 500 held-out chains each solves, and the gain, each with
-the interval of 95 % (bootstrap over problems). All lies in FOLDER (`runs/rationales` if left out), and goes on there.
+steps (500 if left out) of as many tokens. Told is how many of 500 held-out chains each solves, and the gain, each
+with the interval of 95 % (bootstrap over problems). All lies in FOLDER (`runs/rationales` if left out), and goes on
+there.
 """
 
 from __future__ import annotations
@@ -22,12 +23,20 @@ from train.study.chain_of_thought import TEST_SEED
 from train.study.problems import ENDS_STEPS, draw_problems
 
 ASKED, ASKED_SEED, TESTED = 6_000, 2_000_003, 500
-STUDENT = ("experiment=cot_theory", "study.kind=null", "model.width=48", "model.hidden_width=128")
+STUDENT = (
+    "experiment=cot_theory",
+    "study.kind=null",
+    "model.width=48",
+    "model.hidden_width=128",
+    "data.sequence_length=256",
+    "optimizer.learning_rate=0.004",
+    "guard.gradient_spike=0",  # of what is learnt by heart any gradient is a spike
+)
 RIGHT = ("keep=verified", "extract.how=after", f"extract.phrase='{ENDS_STEPS}'", "temperature=0", "tokens=64")
 AS_THEY_ARE = ("cleaning.duplicates.exact.enabled=false", "cleaning.duplicates.near.enabled=false", "workers=1")
 
 
-def rationales_lines(teacher: Path, folder: Path, steps: int = 300) -> Iterator[str]:
+def rationales_lines(teacher: Path, folder: Path, steps: int = 500) -> Iterator[str]:
     """Yield a line of what was kept, one for each student, and one for the gain.
 
     Args:

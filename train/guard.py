@@ -25,6 +25,8 @@ LEAST_SPREAD = 0.01
 class GuardConfig:
     """What a bad step is, and what is done about it. A loss or gradient that isn't finite is always bad.
 
+    Of a policy that learns by reward (`objective=grpo`) nothing else is: its losses and gradients know no usual size.
+
     Args:
         loss_spike: a loss this many robust standard deviations above the running median is bad; 0 doesn't judge it.
         gradient_spike: a gradient norm this many times the running median is bad; 0 doesn't judge it.

@@ -127,8 +127,8 @@ class Trainer:
             background=saving.asynchronous and 0 < saving.every < self.config.steps,
             in_use=lambda: self.uploader.sending if self.uploader else (),
         )
-        # What a policy's loss is says nothing of how good it is: near 0, however well it does.
-        guard = replace(self.config.guard, loss_spike=0.0) if self.rollouts else self.config.guard
+        # A policy's loss is near 0 however well it does; its gradient is as large as chance lets rewards differ.
+        guard = replace(self.config.guard, loss_spike=0.0, gradient_spike=0.0) if self.rollouts else self.config.guard
         self.guard = Guard(guard, self.state.guard)
         self.stragglers = Stragglers(self.config.cluster.straggler_ratio)
         self.waited = 0.0
