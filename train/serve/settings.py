@@ -25,7 +25,7 @@ class ServeConfig:
         slots: sequences that are continued together; their cache is allocated at the start.
         context: most tokens of a prompt and what follows it; None takes the model's length, at most 4096.
         queue: sequences that may wait for a slot; more are refused with 429.
-        timeout: seconds after which a request ends with what it has.
+        timeout: seconds after which a request ends with an error.
         body_bytes: most bytes of a request.
         prefill: tokens of a long prompt that are read between two steps of the others.
         threads: of the processor; None leaves PyTorch's choice.
