@@ -79,7 +79,9 @@ class Service:
     async def one_model(self, request: Request) -> Response:
         self.admit(request)
         if request.path_params["name"] != self.name:
-            raise RequestError(404, f"there is no model `{request.path_params['name']}` here", "model", "model_not_found")
+            raise RequestError(
+                404, f"there is no model `{request.path_params['name']}` here", "model", "model_not_found"
+            )
         return as_json(self.model())
 
     async def measures(self, request: Request) -> Response:
@@ -87,7 +89,9 @@ class Service:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def page(self, request: Request) -> Response:
-        return HTMLResponse(chat_page(self.name, self.config.api_key is not None, self.writer is not None), headers=HEADERS)
+        return HTMLResponse(
+            chat_page(self.name, self.config.api_key is not None, self.writer is not None), headers=HEADERS
+        )
 
     def admit(self, request: Request) -> None:
         """Refuse who has no key, and pages of other sites, which a browser would let ask in the user's name."""
@@ -176,11 +180,15 @@ class Service:
             before, hidden = self.echo(ask, prompt, ask.prompts[index // ask.count] if ask.prompts else None)
             echoed = len(prompt) if ask.echo and ask.logprobs is not None else 0
             written += len(tokens[index]) - echoed
-            choices.append(form.choice(index, before + texts[index], tokens[index][min(hidden, echoed) :], reasons[index]))
+            choices.append(
+                form.choice(index, before + texts[index], tokens[index][min(hidden, echoed) :], reasons[index])
+            )
         self.metrics.tokens(sum(map(len, prompts)), written)
         return as_json(form.whole(choices, usage_of(sum(map(len, prompts)), written)))
 
-    async def chunks(self, ask: Ask, form: Form, prompts: list[list[int]], first: Any, parts: Any) -> AsyncIterator[bytes]:
+    async def chunks(
+        self, ask: Ask, form: Form, prompts: list[list[int]], first: Any, parts: Any
+    ) -> AsyncIterator[bytes]:
         written, begun, offsets = 0, set(), {}
         try:
             part = first
@@ -267,6 +275,7 @@ def asks_more(strategy: StrategyConfig) -> bool:
 
 async def unless_gone(request: Request, work: Awaitable[Response]) -> Response:
     """Return what work gives, or leave it as soon as the client has gone."""
+
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
@@ -308,7 +317,9 @@ def not_here(request: Request, error: Exception) -> Response:
     """Say of a path or method that there is none."""
     assert isinstance(error, HTTPException)
     what = "takes no" if error.status_code == 405 else "isn't a path here for"
-    message = f"{request.url.path[:200]} {what} {request.method[:20]}" if error.status_code in (404, 405) else error.detail
+    message = (
+        f"{request.url.path[:200]} {what} {request.method[:20]}" if error.status_code in (404, 405) else error.detail
+    )
     return refused(request, RequestError(error.status_code, message)) if not error.headers else as_json(
         RequestError(error.status_code, message).body(), error.status_code, dict(error.headers)
     )  # fmt: skip

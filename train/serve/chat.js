@@ -54,13 +54,13 @@ function turn(message, number) {
 
 function show(message, number = talk.indexOf(message)) {
   const follows = near();
-  message.said.textContent = message.content;
+  message.said.textContent = message.content.trimStart();
   message.failed.textContent = message.error || "";
   message.failed.hidden = !message.error;
   message.place.classList.toggle("writing", Boolean(message.writing));
   if (message.thought) {
     message.thought.hidden = !message.reasoning;
-    message.steps.textContent = message.reasoning || "";
+    message.steps.textContent = (message.reasoning || "").trimStart();
   }
   message.acts.replaceChildren();
   if (!running && !message.writing) {

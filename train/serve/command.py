@@ -155,7 +155,6 @@ def told(text: str) -> None:
     say(escape(text))
 
 
-
 VERB = Verb(
     name="serve",
     summary="an OpenAI-compatible service for a model, and a page to chat at",

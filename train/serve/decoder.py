@@ -70,7 +70,9 @@ class Layer:
             query, key = (pairs(norm.weight, self.width) for norm in (attention.query_norm, attention.key_norm))
             self.norms = torch.cat((query.expand(self.heads, -1), key.expand(self.key_heads, -1)))
 
-    def forward(self, x_ND: Tensor, shape: tuple[int, int], turns: Tensor, layer: int, cache: NextTokens | Passage) -> Tensor:
+    def forward(
+        self, x_ND: Tensor, shape: tuple[int, int], turns: Tensor, layer: int, cache: NextTokens | Passage
+    ) -> Tensor:
         (batch, tokens), width = shape, self.width
         mixed = self.qkv(rms_norm(x_ND, x_ND.shape[-1:], None, self.epsilon))
         rotated = (self.heads + self.key_heads) * width

@@ -260,12 +260,13 @@ class Engine:
             uniforms = torch.stack([sequences[at].uniforms[sequences[at].written] for at in rows])
             for at, token in zip(rows, draw(logits, sequences[rows[0]].sampling, uniforms).tolist()):
                 chosen[at] = token
+        ended: list[tuple[Sequence, str]] = []
         for sequence, token, logits in zip(sequences, chosen, logits_BV):
             self.tokens_written += 1
             sequence.written += 1
             sequence.last = token
-            if token in self.ends and sequence.bias.get(token, 0.0) > -100:
-                self._free(sequence, "stop")
+            if token in self.ends:
+                ended.append((sequence, "stop"))
                 continue
             if sequence.presence or sequence.frequency:
                 sequence.counts[token] += 1
@@ -274,7 +275,10 @@ class Engine:
             else:
                 sequence.tell(with_logprobs(logits.log_softmax(dim=-1), token, sequence.logprobs))
             if sequence.written >= min(sequence.tokens, self.context - len(sequence.prompt)):
-                self._free(sequence, "length")
+                ended.append((sequence, "length"))
+        # Only now, when all have counted what the step has put into the cache, do rows move.
+        for sequence, reason in ended:
+            self._free(sequence, reason)
 
     def _free(self, sequence: Sequence, reason: str) -> None:
         """Take a sequence out of the batch; the last one moves into its row."""
@@ -283,7 +287,6 @@ class Engine:
             if last is not sequence:
                 self._writing[sequence.row] = last
         if last is not sequence:
-            # The newest token of `last` isn't in the cache yet: it is written by the next step.
             self.slots.move(last.row, sequence.row, last.length)
             last.row = sequence.row
         sequence.tell(reason)

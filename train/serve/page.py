@@ -42,7 +42,9 @@ HEADERS = {
 def chat_page(model: str, needs_key: bool, has_strategies: bool) -> str:
     """Return the page of a model."""
     style, script = _parts()
-    strategies = [name for name in option_names("strategy") if name not in ("direct", "few_shot")] if has_strategies else []
+    strategies = (
+        [name for name in option_names("strategy") if name not in ("direct", "few_shot")] if has_strategies else []
+    )
     return page_templates(FOLDER).get_template("chat.html").render(
         model=model, needs_key=needs_key, strategies=strategies, style=style, script=script
     )  # fmt: skip

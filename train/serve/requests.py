@@ -152,7 +152,9 @@ def of_chat(body: dict[str, Any], ask: Ask) -> None:
             if ask.strategy.samples > CHOICES:
                 raise UserError(f"takes at most {CHOICES} samples")
         if "extract" in body:
-            ask.extract = typed(ExtractConfig, {"": None} if not isinstance(body["extract"], dict) else body["extract"], "extract")
+            ask.extract = typed(
+                ExtractConfig, {"": None} if not isinstance(body["extract"], dict) else body["extract"], "extract"
+            )
             check_extract(ask.extract)
     except UserError as error:
         raise bad("strategy" if "strategy" in body and ask.strategy is None else "extract", f": {error}") from None
@@ -216,7 +218,11 @@ def prompts_of(value: Any, vocabulary: int) -> list[str | list[int]]:
 
 def stops(value: Any) -> list[str]:
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or len(texts) > STOPS or not all(isinstance(t, str) and 0 < len(t) <= 1000 for t in texts):
+    if (
+        not isinstance(texts, list)
+        or len(texts) > STOPS
+        or not all(isinstance(t, str) and 0 < len(t) <= 1000 for t in texts)
+    ):
         raise bad("stop", f"must be a text, or a list of at most {STOPS}, none of them empty or longer than 1000")
     return texts
 
