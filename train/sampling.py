@@ -13,7 +13,6 @@ from data_pipeline.tokenization.tokenizer import Tokenizer
 from train.model.attention import KeyValueCache
 from train.model.transformer import TransformerConfig
 
-
 LIKELIEST = 256
 """Tokens that are looked at first for `top_p`."""
 

@@ -23,6 +23,7 @@ from train.chain_of_thought.strategy import StrategyConfig
 from train.chain_of_thought.think import think
 from train.sampling import SamplingConfig
 from train.serve.answers import Form, usage_of
+from train.serve.engine import Token
 from train.serve.errors import RequestError, bad
 from train.serve.metrics import Metrics
 from train.serve.page import HEADERS, chat_page
@@ -60,7 +61,7 @@ class Service:
 
     def health(self, request: Request) -> Response:
         failed = self.writer.engine.failure is not None if self.writer else not self.upstream_alive()
-        state = {"status": "failed" if failed else "ok", "model": self.name}
+        state: dict[str, Any] = {"status": "failed" if failed else "ok", "model": self.name}
         if self.writer:
             state |= {"running": self.writer.engine.running, "waiting": self.writer.engine.waiting}
         return as_json(state, 503 if failed else 200)
@@ -167,7 +168,8 @@ class Service:
     async def whole(self, ask: Ask, form: Form, prompts: list[list[int]]) -> Response:
         assert self.writer is not None
         count = ask.count * len(prompts)
-        texts, tokens, reasons = [""] * count, [[] for _ in range(count)], [""] * count
+        texts, reasons = [""] * count, [""] * count
+        tokens: list[list[Token]] = [[] for _ in range(count)]
         written = 0
         async with aclosing(self.writer.write(ask, prompts)) as parts:
             async for part in parts:
@@ -280,14 +282,14 @@ async def unless_gone(request: Request, work: Awaitable[Response]) -> Response:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(gone())]
+    answer, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if tasks[0].done():
-            return tasks[0].result()
+        await asyncio.wait((answer, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
         return Response(status_code=499)
     finally:
-        for task in tasks:
+        for task in (answer, leaving):
             task.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await task

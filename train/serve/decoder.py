@@ -8,6 +8,7 @@ pairs that turn against each other are laid side by side, in queries and keys al
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -102,7 +103,7 @@ class Decoder:
         config = model.config
         self.embedding = model.embedding.weight.detach()
         with torch.inference_mode():
-            self.layers = [Layer(block) for block in model.blocks]
+            self.layers = [Layer(cast(Block, block)) for block in model.blocks]
             self.head = packed(model.head.weight * model.norm.weight)
         self.epsilon = model.norm.eps
         exponents = torch.arange(0, config.width_of_head, 2, dtype=torch.float32) / config.width_of_head

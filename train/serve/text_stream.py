@@ -8,7 +8,7 @@ from data_pipeline.tokenization.tokenizer import Tokenizer
 from train.sampling import held_back
 
 BEFORE = 8
-"""Tokens of the prompt that are decoded with the first ones, as some tokenizers write a text's first token otherwise."""
+"""Tokens of the prompt that are decoded with the first ones: some tokenizers write a text's first token otherwise."""
 UNFINISHED = 8
 """Tokens after which bytes that make no character are shown as broken: no character has more bytes than four."""
 

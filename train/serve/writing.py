@@ -6,7 +6,8 @@ import asyncio
 import functools
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence as Many
+from collections.abc import AsyncGenerator
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
 from data_pipeline.tokenization.tokenizer import Tokenizer
@@ -69,7 +70,7 @@ class Writer:
             raise RequestError(400, message, "messages", "context_length_exceeded")
         return tokens if tokens is not None else min(context - len(prompt), self.most or context)
 
-    async def write(self, ask: Ask, prompts: list[list[int]]) -> AsyncIterator[Part]:
+    async def write(self, ask: Ask, prompts: list[list[int]]) -> AsyncGenerator[Part, None]:
         """Yield the parts of all choices as they come. Whoever leaves early frees the slots at once.
 
         Raises:
