@@ -15,6 +15,7 @@ import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from benchmarks.rounds import compare
@@ -51,7 +52,7 @@ def serving_lines(checkpoint: Path, prompt_tokens: int = 64, tokens: int = 96) -
         export(ExportConfig(str(checkpoint), f"{folder}/hf"))
         generate = transformers_generate(Path(folder) / "hf", prompt, tokens)
         for count in (1, 8):
-            done = compare(lambda: ours(count), lambda: generate(count), ROUNDS)
+            done = compare(partial(ours, count), partial(generate, count), ROUNDS)
             yield done.line(f"serve, {count} at once, fp32", "tokens/s", "Transformers")
         del generate
         try:
@@ -63,7 +64,7 @@ def serving_lines(checkpoint: Path, prompt_tokens: int = 64, tokens: int = 96) -
             export(ExportConfig(str(checkpoint), f"{folder}/{dtype}.gguf", format="gguf", dtype=dtype))
             complete, close = llamacpp_complete(Path(folder) / f"{dtype}.gguf", prompt, tokens)
             for count in (1, 8):
-                done = compare(lambda: ours(count), lambda: complete(count), ROUNDS)
+                done = compare(partial(ours, count), partial(complete, count), ROUNDS)
                 yield done.line(f"serve fp32, {count} at once", "tokens/s", f"llama.cpp {dtype}")
             close()
     engine.stop()
