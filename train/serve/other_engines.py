@@ -78,7 +78,8 @@ def llamacpp(config: ServeConfig, model: Path, name: str) -> Upstream:
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(model)
-    parameters.hostname, parameters.port = "127.0.0.1", free_port()
+    parameters.hostnames, parameters.port = ["127.0.0.1"], free_port()
+    parameters.model_alias = {name}
     parameters.n_parallel = config.slots
     parameters.n_ctx = (config.context or 4096) * config.slots
     if config.threads is not None:
