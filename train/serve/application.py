@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -110,10 +110,13 @@ class Service:
         too_large = RequestError(413, f"the body has more than {most} bytes", code="body_too_large")
         if (said := request.headers.get("content-length", "0")).isdigit() and int(said) > most:
             raise too_large
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > most:
-                raise too_large
+        try:
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > most:
+                    raise too_large
+        except ClientDisconnect:
+            raise RequestError(499, "the client has gone") from None
         return bytes(content)
 
     async def chat(self, request: Request) -> Response:

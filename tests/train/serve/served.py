@@ -9,12 +9,13 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -103,16 +104,19 @@ def served(folder: Path, *settings: str) -> Iterator[Served]:
     """Start `headrace serve`; give it once it answers."""
     command = [sys.executable, "-m", "launch.command", "serve", f"source={folder}", "port=0", *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
-    assert process.stderr is not None
-    said = ""
-    while not (found := re.search(r"http://127\.0\.0\.1:(\d+)/", said)):
-        line = process.stderr.readline()
-        assert line, said
-        said += line
-    try:
-        yield Served(process, int(found[1]), folder)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stderr=log, env=environment, text=True)
+        try:
+            while not (found := re.search(r"http://127\.0\.0\.1:(\d+)/", said(log))):
+                assert process.poll() is None, said(log)
+                time.sleep(0.02)
+            yield Served(process, int(found[1]), folder)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert "Traceback" not in said(log), said(log)
+
+
+def said(log: IO[str]) -> str:
+    """Return all that a server has written, without moving where it writes."""
+    return os.pread(log.fileno(), 1 << 24, 0).decode(errors="replace")
