@@ -124,7 +124,7 @@ def _asked(record: dict[str, Any], template: str) -> Spans:
         return [(_text(record, "prompt"), 0)]
     messages = _messages(record, "prompt")
     asked = [(text, label & MARKUP) for text, label in conversation(messages, template)]
-    opened, before = _render(template, messages, True), "".join(text for text, _ in asked)
+    opened, before = render_template(template, messages, True), "".join(text for text, _ in asked)
     if not opened.startswith(before):
         raise Unfit("other_template", "the chat template changes what was before when the assistant is to speak")
     return [*asked, (opened[len(before) :], MARKUP)]
