@@ -13,6 +13,7 @@ VERBS = {
     "train": ("launch.train", "trains or tunes a model; started again, it goes on"),
     "evaluate": ("launch.evaluate", "perplexity and bits per byte of a split or a text file"),
     "generate": ("train.generate", "text from a run or a checkpoint"),
+    "serve": ("train.serve.command", "an OpenAI-compatible service for a model, and a page to chat at"),
     "export": ("train.exchange.export", "a run or a checkpoint → a Hugging Face folder or a GGUF file, proven equal"),
     "import": ("train.exchange.intake", "a Hugging Face folder or a GGUF file → a checkpoint, proven equal"),
     "report": ("train.telemetry.report", "one run or several side by side → one page"),

@@ -13,6 +13,9 @@ from data_pipeline.tokenization.tokenizer import Tokenizer
 from train.model.attention import KeyValueCache
 from train.model.transformer import TransformerConfig
 
+LIKELIEST = 256
+"""Tokens that are looked at first for `top_p`."""
+
 
 @dataclass
 class SamplingConfig:
@@ -94,14 +97,28 @@ def draw(logits_BV: Tensor, sampling: SamplingConfig, uniform_B: Tensor) -> Tens
     if sampling.temperature == 0:
         return logits_BV.argmax(dim=-1)
     logits, ids = logits_BV.double() / sampling.temperature, None
+    if sampling.top_p < 1 and not sampling.top_k and logits.shape[1] > LIKELIEST:
+        # Sorting a whole vocabulary costs as much as a small model: the likeliest tokens nearly always suffice.
+        likeliest, ids = logits.topk(LIKELIEST)
+        probabilities = (likeliest - logits.logsumexp(dim=-1, keepdim=True)).exp()
+        if bool((probabilities.sum(dim=-1) >= sampling.top_p).all()):
+            return _invert(_nucleus(probabilities, sampling.top_p), ids, uniform_B)
     if sampling.top_k or sampling.top_p < 1:
         logits, ids = logits.sort(descending=True, stable=True)
     if sampling.top_k:
         logits = logits[:, : sampling.top_k]
     probabilities = logits.softmax(dim=-1)
     if sampling.top_p < 1:
-        # A token stays if those before it have not yet reached top_p: the first always stays.
-        probabilities = probabilities * (probabilities.cumsum(dim=-1) - probabilities < sampling.top_p)
+        probabilities = _nucleus(probabilities, sampling.top_p)
+    return _invert(probabilities, ids, uniform_B)
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Return falling probabilities without the tail: a token stays if those before it have not yet reached top_p."""
+    return probabilities * (probabilities.cumsum(dim=-1) - probabilities < top_p)
+
+
+def _invert(probabilities: Tensor, ids: Tensor | None, uniform_B: Tensor) -> Tensor:
     cumulative = probabilities.cumsum(dim=-1)
     drawn = torch.searchsorted(cumulative, uniform_B.double().unsqueeze(1) * cumulative[:, -1:], right=True)
     return (drawn if ids is None else ids.gather(1, drawn)).squeeze(1)
@@ -120,7 +137,7 @@ def stream_text(ids: Iterator[int], tokenizer: Tokenizer, stop: list[str]) -> It
         if ends:
             yield text[len(shown) : min(ends)]
             return
-        safe = len(text) - _held_back(text, stop)
+        safe = len(text) - held_back(text, stop)
         if safe > len(shown):
             yield text[len(shown) : safe]
             shown = text[:safe]
@@ -129,7 +146,7 @@ def stream_text(ids: Iterator[int], tokenizer: Tokenizer, stop: list[str]) -> It
         yield rest
 
 
-def _held_back(text: str, stop: list[str]) -> int:
+def held_back(text: str, stop: list[str]) -> int:
     """Return how many characters at the end may still change or turn out to begin a stop text."""
     unfinished = len(text) - len(text.rstrip("�"))
     begun = [n for word in stop for n in range(1, len(word)) if text.endswith(word[:n])]

@@ -124,7 +124,7 @@ def _asked(record: dict[str, Any], template: str) -> Spans:
         return [(_text(record, "prompt"), 0)]
     messages = _messages(record, "prompt")
     asked = [(text, label & MARKUP) for text, label in conversation(messages, template)]
-    opened, before = _render(template, messages, True), "".join(text for text, _ in asked)
+    opened, before = render_template(template, messages, True), "".join(text for text, _ in asked)
     if not opened.startswith(before):
         raise Unfit("other_template", "the chat template changes what was before when the assistant is to speak")
     return [*asked, (opened[len(before) :], MARKUP)]
@@ -174,8 +174,8 @@ def conversation(messages: Sequence[dict[str, str]], template: str, learnt_from:
     before = ""
     for number, message in enumerate(messages):
         learnt = message["role"] == "assistant" and number >= learnt_from
-        opened = _render(template, messages[:number], True) if learnt and number else before
-        after = _render(template, messages[: number + 1], False)
+        opened = render_template(template, messages[:number], True) if learnt and number else before
+        after = render_template(template, messages[: number + 1], False)
         if not (opened.startswith(before) and after.startswith(opened)):
             raise Unfit("other_template", f"the chat template changes what was before when message {number} is added")
         spans += [(opened[len(before) :], MARKUP), *_marked(after[len(opened) :], message["content"], learnt, number)]
@@ -193,7 +193,7 @@ def _marked(text: str, content: str, learnt: bool, number: int) -> Spans:
     return [(before, label | MARKUP), (found, label), (after, label | MARKUP)]
 
 
-def _render(template: str, messages: Sequence[dict[str, str]], opens: bool) -> str:
+def render_template(template: str, messages: Sequence[dict[str, str]], opens: bool) -> str:
     import jinja2
 
     try:

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible service: requests, the engine that continues them together, and a page to chat at."""
