@@ -12,7 +12,7 @@ from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.progress import say
 from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 from train.checkpoint.folder import MANIFEST, TOKENIZER, list_checkpoints, verify_checkpoint
-from train.checkpoint.load import load_transformer, read_model_description, read_trainer_state
+from train.checkpoint.load import load_for_inference, read_model_description, read_trainer_state
 from train.model.transformer import Transformer
 
 
@@ -80,7 +80,7 @@ def load_source(source: Path) -> Loaded:
     folder = locate_checkpoint(source)
     run = folder.parent.parent if (folder.parent.parent / "config.yaml").exists() else None
     return Loaded(
-        model=load_transformer(folder, device),
+        model=load_for_inference(folder, device),
         tokenizer=load_tokenizer(folder / TOKENIZER),
         folder=folder,
         run=run,

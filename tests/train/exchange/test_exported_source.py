@@ -64,7 +64,7 @@ def test_what_is_no_model_of_ours_is_refused_in_one_line(folder, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
-    with pytest.raises(UserError, match="type .gpt2.; what can be taken in is llama, qwen2, qwen3"):
+    with pytest.raises(UserError, match=r"type .gpt2.; what can be taken in is llama, qwen2, qwen3"):
         load_source(other)
     (tmp_path / "notes.txt").write_text("words", encoding="utf-8")
     with pytest.raises(UserError, match=r"neither a run, a checkpoint, a Hugging Face folder nor a \.gguf file"):

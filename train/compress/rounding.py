@@ -1,0 +1,72 @@
+"""Grids for a matrix's groups, and rounding to the nearest value."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from train.model.quantized import Grid, Packed, Scheme, full_grid, grid_between, pack
+
+SHARES = (1.0, 0.97, 0.94, 0.91, 0.88, 0.84, 0.8, 0.75, 0.7, 0.65)
+"""Of a group's range that a grid may reach over: what lies outside is rounded to its ends."""
+ROWS = 1 << 22
+"""Values of a matrix worked on at once."""
+
+
+def choose_grid(weight_NK: Tensor, scheme: Scheme, clip: bool = True, importance_K: Tensor | None = None) -> Grid:
+    """Return the grid with the least squared error, of those that reach over a share of each group's range.
+
+    A few large values needn't be met at the price of all others: a group of normally distributed values has the least
+    error when its ends are cut off.
+
+    Args:
+        clip: choose; else the whole range.
+        importance_K: (K,) weight of each column's squared error, as its inputs' second moments say; None is 1.
+
+    Raises:
+        ValueError: groups don't divide the rows.
+    """
+    height = max(1, ROWS // weight_NK.shape[1])
+    parts = [
+        _choose(weight_NK[start : start + height].float(), scheme, clip, importance_K)
+        for start in range(0, weight_NK.shape[0], height)
+    ]
+    minimum = (
+        None if parts[0].minimum is None else torch.cat([part.minimum for part in parts if part.minimum is not None])
+    )
+    return Grid(scheme, torch.cat([part.scale for part in parts]), minimum)
+
+
+def _choose(weight_NK: Tensor, scheme: Scheme, clip: bool, importance_K: Tensor | None) -> Grid:
+    best = full_grid(weight_NK, scheme)
+    if not clip:
+        return best
+    rows, columns = weight_NK.shape
+    groups = scheme.groups(columns)
+    low, high = torch.aminmax(weight_NK.view(rows, groups, -1), dim=2)
+    least = _error(weight_NK, best, importance_K)
+    for share in SHARES[1:]:
+        grid = grid_between(scheme, low * share, high * share)
+        error = _error(weight_NK, grid, importance_K)
+        better = error < least
+        least = torch.where(better, error, least)
+        minimum = None
+        if best.minimum is not None and grid.minimum is not None:
+            minimum = torch.where(better, grid.minimum, best.minimum)
+        best = Grid(scheme, torch.where(better, grid.scale, best.scale), minimum)
+    return best
+
+
+def _error(weight_NK: Tensor, grid: Grid, importance_K: Tensor | None) -> Tensor:
+    """Return the squared error of each group, (N, groups)."""
+    error = (grid.decode(grid.encode(weight_NK)) - weight_NK).square_()
+    if importance_K is not None:
+        error *= importance_K
+    return error.view(*grid.scale.shape, -1).sum(dim=2)
+
+
+def round_to_nearest(weight_NK: Tensor, scheme: Scheme, clip: bool = True) -> Packed:
+    """Return a matrix with each element rounded to the nearest value of its group's grid."""
+    weight_NK = weight_NK.float()
+    grid = choose_grid(weight_NK, scheme, clip)
+    return pack(grid, grid.encode(weight_NK))
