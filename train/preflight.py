@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from data_pipeline.curriculum import Segment
 from data_pipeline.dataset import stage_tokens
 from data_pipeline.foundation.configuration import Composed
+from data_pipeline.foundation.errors import UserError
 from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
 from train.frozen import Frozen, find_frozen
@@ -22,6 +23,7 @@ from train.memory.layout import STATE_BYTES, Layout
 from train.memory.room import Room, check_room, find_room, gigabytes, ranks_on_this_machine
 from train.memory.sizes import parameter_sizes
 from train.model.adapters import LoraConfig
+from train.model.compressible import check_quantization
 from train.model.transformer import TransformerConfig
 from train.objective import check_objective_data
 from train.run_data import RunData, open_run_data
@@ -107,6 +109,12 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     start = find_start(config.model, config.start_from, run, data.tokenizer, data.name, composed.overrides)
     shape = start.model if start else config.model
     model = shape.resolve(data.tokenizer.vocabulary_size, packed=config.data.packing == "best_fit")
+    check_quantization(config.quantization, config.lora.rank, model)
+    if start and start.pruning and config.optimizer.kind != "adamw":
+        raise UserError(
+            f"start_from={config.start_from} is pruned, and optimizer={config.optimizer.kind} would fill its zeros: "
+            "use optimizer=adamw"
+        )
     check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name)
     frozen = find_frozen(config, model, run, data.tokenizer, data.name)
     check_run(run, composed)

@@ -7,14 +7,16 @@ from torch import Tensor
 
 from train.model.quantized import Grid, Packed, Scheme, full_grid, grid_between, pack
 
-SHARES = (1.0, 0.97, 0.94, 0.91, 0.88, 0.84, 0.8, 0.75, 0.7, 0.65)
+SHARES = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7)
 """Of a group's range that a grid may reach over: what lies outside is rounded to its ends."""
+REFITS = 3
+"""Times that a grid is fitted to the codes it leads to, and these to it."""
 ROWS = 1 << 22
 """Values of a matrix worked on at once."""
 
 
 def choose_grid(weight_NK: Tensor, scheme: Scheme, clip: bool = True, importance_K: Tensor | None = None) -> Grid:
-    """Return the grid with the least squared error, of those that reach over a share of each group's range.
+    """Return the grid with the least squared error of those over a share of each group's range, then fitted to it.
 
     A few large values needn't be met at the price of all others: a group of normally distributed values has the least
     error when its ends are cut off.
@@ -41,20 +43,41 @@ def _choose(weight_NK: Tensor, scheme: Scheme, clip: bool, importance_K: Tensor 
     best = full_grid(weight_NK, scheme)
     if not clip:
         return best
-    rows, columns = weight_NK.shape
-    groups = scheme.groups(columns)
-    low, high = torch.aminmax(weight_NK.view(rows, groups, -1), dim=2)
+    low, high = torch.aminmax(weight_NK.view(*best.scale.shape, -1), dim=2)
     least = _error(weight_NK, best, importance_K)
     for share in SHARES[1:]:
-        grid = grid_between(scheme, low * share, high * share)
-        error = _error(weight_NK, grid, importance_K)
-        better = error < least
-        least = torch.where(better, error, least)
-        minimum = None
-        if best.minimum is not None and grid.minimum is not None:
-            minimum = torch.where(better, grid.minimum, best.minimum)
-        best = Grid(scheme, torch.where(better, grid.scale, best.scale), minimum)
+        best, least = _better(weight_NK, best, least, grid_between(scheme, low * share, high * share), importance_K)
+    for _ in range(REFITS):
+        best, least = _better(weight_NK, best, least, _refitted(weight_NK, best, importance_K), importance_K)
     return best
+
+
+def _better(
+    weight_NK: Tensor, best: Grid, least: Tensor, other: Grid, importance_K: Tensor | None
+) -> tuple[Grid, Tensor]:
+    """Return, of two grids, each group's with the smaller error, and that error."""
+    error = _error(weight_NK, other, importance_K)
+    better = error < least
+    minimum = None
+    if best.minimum is not None and other.minimum is not None:
+        minimum = torch.where(better, other.minimum, best.minimum)
+    return Grid(best.scheme, torch.where(better, other.scale, best.scale), minimum), torch.where(better, error, least)
+
+
+def _refitted(weight_NK: Tensor, grid: Grid, importance_K: Tensor | None) -> Grid:
+    """Return the grid that meets the values best by least squares, while each keeps the code it has."""
+    shape = (*grid.scale.shape, -1)
+    codes, values = grid.encode(weight_NK).float().view(shape), weight_NK.view(shape)
+    weights = torch.ones_like(values) if importance_K is None else importance_K.view(1, shape[1], -1)
+    products = (weights * codes * values).sum(2)
+    squares = (weights * codes * codes).sum(2)
+    if grid.minimum is None:
+        return Grid(grid.scheme, products / squares.clamp(min=1e-30), None)
+    total = (weights * torch.ones_like(values)).sum(2)
+    codes_mean, values_mean = (weights * codes).sum(2) / total, (weights * values).sum(2) / total
+    spread = (squares - total * codes_mean**2).clamp(min=1e-30)
+    scale = (products - total * codes_mean * values_mean) / spread
+    return Grid(grid.scheme, scale.half(), (values_mean - scale * codes_mean).half())
 
 
 def _error(weight_NK: Tensor, grid: Grid, importance_K: Tensor | None) -> Tensor:
