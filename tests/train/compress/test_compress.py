@@ -180,6 +180,28 @@ def test_gptq_is_nearer_to_the_parent_than_rounding(parent, text, tmp_path):
     assert losses["gptq"] < 0.8 * losses["nearest"]
 
 
+def test_tasks_are_scored_before_and_after(parent, text, tmp_path):
+    records = [
+        {"question": word, "answer": number % 2} for number, word in enumerate(("river", "stone", "mill", "gate"))
+    ]
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (tmp_path / "words.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "words.yaml").write_text(
+        "kind: multiple_choice\ndata: words.jsonl\nprompt: '{{ question }} is'\nchoices: [' slow', ' deep']\n"
+        "index: '{{ answer }}'\n",
+        encoding="utf-8",
+    )
+    measure = MeasureConfig(
+        [str(text)], tokens=100, length=64, tasks=[str(tmp_path / "words.yaml")], decode=2, rounds=1
+    )
+    record = compress(CompressConfig(str(parent), str(tmp_path / "int8"), INT8, measure=measure))
+    for when, source in (("before", parent), ("after", tmp_path / "int8")):
+        output = tmp_path / f"{when}.json"
+        command = [f"source={source}", f"tasks=[{tmp_path / 'words.yaml'}]", f"output={output}"]
+        assert EVALUATE.main(command) == 0
+        assert record["tasks"]["words"][when] == json.loads(output.read_text())["tasks"]["words"]["scores"]
+
+
 @pytest.mark.parametrize(
     ("method", "calibration", "message"),
     [

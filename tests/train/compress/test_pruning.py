@@ -78,21 +78,20 @@ def test_a_walk_gives_each_layer_the_moments_of_its_inputs_after_earlier_blocks_
             layer.weight.data *= 0.5
 
     final = walk_blocks(model, text, change, "walk")
-    # The same by hooks on the changed model: what the second block is given depends on the first one alone.
-    for path in ("attention.query", "attention.value", "feed_forward.up"):
+    # The same from the changed model: what a block's queries are given depends on the blocks before it alone.
+    for number in range(4):
         found = []
-        layer = model.get_submodule(f"blocks.1.{path}")
-        handle = layer.register_forward_pre_hook(lambda _, inputs, found=found: found.append(inputs[0].flatten(0, 1)))
+        block = model.blocks[number]
+        handle = block.attention_norm.register_forward_hook(lambda _, __, output, found=found: found.append(output))
         with torch.no_grad():
-            model.blocks[1].attention.output.weight.data *= 2  # as it was when the block was watched
-            model(text.tokens)
-            model.blocks[1].attention.output.weight.data *= 0.5
+            logits = model(text.tokens)
         handle.remove()
-        [inputs] = found
-        if path.startswith("attention"):
-            torch.testing.assert_close(grams[1, path], inputs.t() @ inputs, atol=1e-2, rtol=1e-4)
+        inputs = found[0].flatten(0, 1)
+        for path in ("attention.query", "attention.key", "attention.value"):
+            torch.testing.assert_close(grams[number, path], inputs.t() @ inputs, atol=1e-2, rtol=1e-4)
+    assert len(grams) == 4 * 7
     with torch.no_grad():
-        torch.testing.assert_close(final @ model.head.weight.t(), model(text.tokens), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(final @ model.head.weight.t(), logits, atol=1e-4, rtol=1e-4)
 
 
 def test_the_block_that_does_nothing_is_left_out_and_nothing_changes():
