@@ -76,8 +76,9 @@ def rows_of(record: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         rows.append((f"bits per byte, {name}", *_pair(before["bits_per_byte"], after["bits_per_byte"])))
         rows.append((f"perplexity, {name}", *_pair(before["perplexity"], after["perplexity"])))
     for name, task in record["tasks"].items():
-        for label, score in task["before"].items():
-            rows.append((f"{name}, {label}", *_pair(score["value"], task["after"][label]["value"])))
+        after = task["after"]["scores"]
+        for label, score in task["before"]["scores"].items():
+            rows.append((f"{name}, {label}", *_pair(score["value"], after[label]["value"])))
     speeds = record["tokens_per_second"]
     for kind, what in (("prefill", "prefill, tokens/s"), ("decode", "decode, tokens/s")):
         before, after = speeds["before"][kind], speeds["after"][kind]

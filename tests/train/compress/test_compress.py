@@ -199,7 +199,7 @@ def test_tasks_are_scored_before_and_after(parent, text, tmp_path):
         output = tmp_path / f"{when}.json"
         command = [f"source={source}", f"tasks=[{tmp_path / 'words.yaml'}]", f"output={output}"]
         assert EVALUATE.main(command) == 0
-        assert record["tasks"]["words"][when] == json.loads(output.read_text())["tasks"]["words"]["scores"]
+        assert record["tasks"]["words"][when] == json.loads(output.read_text())["tasks"]["words"]
 
 
 @pytest.mark.parametrize(
