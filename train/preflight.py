@@ -110,10 +110,11 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     shape = start.model if start else config.model
     model = shape.resolve(data.tokenizer.vocabulary_size, packed=config.data.packing == "best_fit")
     check_quantization(config.quantization, config.lora.rank, model)
-    if start and start.pruning and config.optimizer.kind != "adamw":
+    if start and start.pruning and (config.lora.rank or config.optimizer.kind != "adamw"):
+        filling = f"lora.rank={config.lora.rank}" if config.lora.rank else f"optimizer={config.optimizer.kind}"
         raise UserError(
-            f"start_from={config.start_from} is pruned, and optimizer={config.optimizer.kind} would fill its zeros: "
-            "use optimizer=adamw"
+            f"start_from={config.start_from} is pruned, and {filling} would fill its zeros: train all weights by "
+            "optimizer=adamw"
         )
     check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name)
     frozen = find_frozen(config, model, run, data.tokenizer, data.name)
@@ -122,6 +123,8 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     trained = parameter_sizes(model, config.optimizer.decay_all, config.lora)
     parameters = parameter_sizes(model).total
     unchanged = (parameters if config.lora.rank else 0) + (parameter_sizes(frozen.model).total if frozen else 0)
+    if config.quantization.bits:
+        unchanged += parameters  # the backward pass keeps what weights were seen as
     assert model.vocabulary_size is not None
     return Prepared(
         model=model,

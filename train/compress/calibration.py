@@ -87,13 +87,12 @@ def read_calibration(config: CalibrationConfig, tokenizer: Tokenizer, maximum_le
 class Gram:
     """Xᵀ·X of the inputs that a layer was given."""
 
-    def __init__(self, width: int):
-        self.values, self.rows = torch.zeros(width, width), 0
+    def __init__(self, width: int, device: torch.device | None = None):
+        self.values = torch.zeros(width, width, device=device)
 
     def add(self, inputs: Tensor) -> None:
         flat = inputs.detach().reshape(-1, inputs.shape[-1]).float()
         self.values.addmm_(flat.t(), flat)
-        self.rows += len(flat)
 
     @property
     def norms(self) -> Tensor:
@@ -118,8 +117,10 @@ def walk_blocks(model: Transformer, calibration: Calibration, change: ChangeBloc
     Returns:
         the last block's outputs behind the final norm, which the head is given: (sequences, length, D).
     """
-    hidden = model.embedding(calibration.tokens)
-    rotary = rotary_table(torch.arange(hidden.shape[1]), model.config.width_of_head, model.config.rotary_theta)
+    hidden = model.embedding(calibration.tokens.to(model.norm.weight.device))
+    rotary = rotary_table(
+        torch.arange(hidden.shape[1], device=hidden.device), model.config.width_of_head, model.config.rotary_theta
+    )
     with Task(name, len(model.blocks), "blocks") as task:
         for number, block in enumerate(model.blocks):
             layers = {path: layer for path, layer in block.named_modules() if isinstance(layer, Linear)}
@@ -145,7 +146,7 @@ def _watching(layers: dict[str, Linear]) -> Iterator[dict[str, Gram]]:
     for path, layer in layers.items():
         if path in same:
             continue
-        gram = grams[path] = Gram(layer.in_features)
+        gram = grams[path] = Gram(layer.in_features, layer.weight.device)
         handles.append(layer.register_forward_pre_hook(lambda _, inputs, gram=gram: gram.add(inputs[0])))
     grams |= {path: grams[first] for path, first in same.items()}
     try:

@@ -109,7 +109,7 @@ def write(
             folder,
             compressed.config,
             tokenizer,
-            lambda name: compressed.parameters[name],
+            lambda name: compressed.parameters[name].cpu(),
             lineage,
             described=compressed.described,
         )

@@ -39,7 +39,7 @@ def gptq(weight_NK: Tensor, gram_KK: Tensor, scheme: Scheme, damping: float = 0.
     codes = torch.empty_like(weight)
     for first in range(0, columns, BLOCK):
         last = min(first + BLOCK, columns)
-        errors = torch.empty(len(weight), last - first)
+        errors = torch.empty(len(weight), last - first, device=weight.device)
         for column in range(first, last):
             step = scale[:, group_of[column]]
             offset = None if minimum is None else minimum[:, group_of[column]]

@@ -71,7 +71,7 @@ def compress_model(method: MethodConfig, parent: Parent, calibration: Calibratio
 
 
 def quantize(method: MethodConfig, parent: Parent, calibration: Calibration | None) -> Compressed:
-    """Quantize every matrix: those of the blocks by the method's rounding, embedding and head to the nearest value.
+    """Quantize every matrix: blocks, and a head of its own, by the method's rounding, an embedding to the nearest.
 
     An embedding's rows are looked up, not multiplied by anything: GPTQ has nothing to make up for there.
     """
@@ -82,7 +82,7 @@ def quantize(method: MethodConfig, parent: Parent, calibration: Calibration | No
     parameters = parent.parameters
     matrices = [name for name, values in parameters.items() if values.dim() == 2]
     tables = [name for name in matrices if is_table(name)]
-    for name in tables:
+    for name in tables if method.rounding == "nearest" else ["embedding.weight"]:
         packed[name] = round_to_nearest(parameters[name], method.embedding_scheme, clip)
         parameters[name].copy_(packed[name].values())
     if method.rounding == "gptq":
@@ -94,7 +94,12 @@ def quantize(method: MethodConfig, parent: Parent, calibration: Calibration | No
                 layer.weight.data.copy_(each.values())
 
         assert calibration is not None
-        walk_blocks(model, calibration, change, "quantize")
+        final = walk_blocks(model, calibration, change, "quantize")
+        if "head.weight" in tables:
+            gram = Gram(final.shape[-1], final.device)
+            gram.add(final)
+            head = parameters["head.weight"]
+            packed["head.weight"] = gptq(head, gram.values, method.embedding_scheme, method.damping, clip)
     else:
         with Task("quantize", len(matrices), "matrices") as task:
             for name in matrices:

@@ -34,12 +34,14 @@ class Importance:
 def measure_importance(model: Transformer, calibration: Calibration) -> Importance:
     """Lead the calibration text through the model once and measure its parts."""
     config = model.config
-    blocks = torch.zeros(config.layers)
-    channels = torch.zeros(config.layers, config.hidden_width)
-    heads = torch.zeros(config.layers, config.key_value_heads)
-    rotary = rotary_table(torch.arange(calibration.tokens.shape[1]), config.width_of_head, config.rotary_theta)
+    device = model.norm.weight.device
+    blocks = torch.zeros(config.layers, device=device)
+    channels = torch.zeros(config.layers, config.hidden_width, device=device)
+    heads = torch.zeros(config.layers, config.key_value_heads, device=device)
+    positions = torch.arange(calibration.tokens.shape[1], device=device)
+    rotary = rotary_table(positions, config.width_of_head, config.rotary_theta)
     for tokens in calibration.tokens.split(ROWS):
-        hidden = model.embedding(tokens)
+        hidden = model.embedding(tokens.to(device))
         for number, block in enumerate(model.blocks):
             assert isinstance(block, Block)
 
@@ -123,4 +125,4 @@ def _largest(scores: Tensor, count: int) -> Tensor:
 
 def _expanded(groups: Tensor, width: int) -> Tensor:
     """Return the rows of groups of so many rows each."""
-    return (groups.unsqueeze(1) * width + torch.arange(width)).flatten()
+    return (groups.unsqueeze(1) * width + torch.arange(width, device=groups.device)).flatten()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,9 @@ def test_fewer_layers_and_narrower_ones_are_ordinary_checkpoints(parent, text, t
     assert packed_file(tmp_path / "short") is None
 
 
-def test_gptq_is_nearer_to_the_parent_than_rounding(parent, text, tmp_path):
+def test_gptq_is_nearer_to_the_parent_than_rounding(small_dataset, text, tmp_path):
+    untied = replace(SHAPE, tied_embeddings=False)
+    parent = make_checkpoint(tmp_path / "parent", untied, tokenizer_of_dataset(small_dataset))
     losses = {}
     for rounding in ("nearest", "gptq"):
         method = MethodConfig(kind="quantization", bits=4, group=64, rounding=rounding, embedding_bits=8)
@@ -175,6 +178,7 @@ def test_gptq_is_nearer_to_the_parent_than_rounding(parent, text, tmp_path):
         original, smaller = load_source(parent), load_source(tmp_path / rounding)
         tokens = torch.tensor([original.tokenizer.encode(text.read_text())[:100]])
         with torch.no_grad():
+            assert packed_file(tmp_path / rounding).schemes["head.weight"].bits == 8
             logs = [model.model(tokens).log_softmax(-1) for model in (original, smaller)]
         losses[rounding] = float((logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean())
     assert losses["gptq"] < 0.8 * losses["nearest"]

@@ -10,6 +10,7 @@ import torch
 from commands import python, run_command
 from small_models import drawn_model, make_checkpoint, some_tokens, tokenizer_of_dataset
 
+from data_pipeline.foundation.configuration import compose_configuration
 from data_pipeline.foundation.errors import UserError
 from train.checkpoint.folder import list_checkpoints
 from train.checkpoint.load import load_transformer
@@ -25,6 +26,9 @@ from train.model.compressible import (
 )
 from train.model.quantized import Scheme
 from train.model.transformer import TransformerConfig
+from train.preflight import prepare_run
+from train.schemas import register_schemas
+from train.settings import TrainConfig
 from train.source import load_source
 
 SHAPE = TransformerConfig(
@@ -88,6 +92,11 @@ def test_a_pruned_model_trained_for_four_bits_keeps_its_zeros_and_compresses_to_
     measure = MeasureConfig(data=str(small_dataset), tokens=200, length=64, decode=2, rounds=1)
     pruning = MethodConfig(kind="magnitude", pattern="2:4")
     compress(CompressConfig(str(tmp_path / "parent"), str(tmp_path / "pruned"), pruning, measure=measure))
+    register_schemas()
+    for filling in ("optimizer=muon", "lora.rank=2"):
+        given = [f"start_from={tmp_path / 'pruned'}", f"data.path={small_dataset}", f"run.root={tmp_path}", filling]
+        with pytest.raises(UserError, match=r"is pruned, and .* would fill its zeros"):
+            prepare_run(compose_configuration("train", given, TrainConfig), 1)
     settings = [f"start_from={tmp_path / 'pruned'}", f"data.path={small_dataset}", "run.name=on", "tracker=none"]
     settings += [
         "quantization=int4",
