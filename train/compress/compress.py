@@ -38,7 +38,7 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     """
     from train.checkpoint.packed_file import PACKED
     from train.compress.calibration import read_calibration
-    from train.compress.measure import check_measure, scores_of, speeds_of, task_scores, texts_of
+    from train.compress.measure import check_measure, scores_of, speeds_of, task_scores, tasks_of, texts_of
     from train.compress.methods import compress_model
     from train.compress.page import PAGE, render
     from train.compress.parent import open_parent
@@ -52,6 +52,7 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     check_method(method)
     check_measure(config.measure)
     require_absent(output)
+    questions = tasks_of(config.measure)
     parent = open_parent(source, method.kind)
     loaded = parent.loaded
     check_fits(method, loaded.model.config, {name: tuple(values.shape) for name, values in parent.parameters.items()})
@@ -62,12 +63,13 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     parameters_before = sum(values.numel() for values in parent.parameters.values())
     require_room(output.parent, 4 * parameters_before)
     scores = {"before": scores_of(config.measure, loaded, texts)}
-    tasks = {"before": task_scores(config.measure, loaded)}
+    tasks = {"before": task_scores(config.measure, loaded, questions)}
     compressed = compress_model(method, parent, calibration)
     with staged_folder(output) as folder:
         write(folder, parent, method, calibration, compressed)
         after = load_source(folder)
-        scores["after"], tasks["after"] = scores_of(config.measure, after, texts), task_scores(config.measure, after)
+        scores["after"] = scores_of(config.measure, after, texts)
+        tasks["after"] = task_scores(config.measure, after, questions)
         speeds = speeds_of(config.measure, [load_source(source), after], texts[0].tokens.tolist())
         record = compression_record(
             method=method.settings(),

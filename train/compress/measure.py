@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from data_pipeline.foundation import progress
 from data_pipeline.foundation.errors import UserError
-from data_pipeline.foundation.progress import Task
 from train.compress.settings import MeasureConfig
+from train.evaluate.task import Task, load_task, run_task
 from train.evaluate.text import Text, file_text, split_text
 from train.model.attention import KeyValueCache
 from train.source import Loaded
@@ -87,13 +88,16 @@ def scores_of(config: MeasureConfig, loaded: Loaded, texts: list[Text]) -> dict[
     return scores
 
 
-def task_scores(config: MeasureConfig, loaded: Loaded) -> dict[str, Any]:
+def tasks_of(config: MeasureConfig) -> list[Task]:
+    """Read the tasks. Raises UserError: one can't be read."""
+    return [load_task(name, Path(config.task_data) if config.task_data else None) for name in config.tasks]
+
+
+def task_scores(config: MeasureConfig, loaded: Loaded, tasks: list[Task]) -> dict[str, Any]:
     """Return the scores on tasks, by their name, as `evaluate` computes them."""
-    from train.evaluate.task import load_task, run_task
     from train.generation.text_model import TextModel
 
     model = TextModel(loaded)
-    tasks = [load_task(name, Path(config.task_data) if config.task_data else None) for name in config.tasks]
     return {task.name: run_task(task, model, config.limit, None).scores for task in tasks}
 
 
@@ -105,11 +109,11 @@ def speeds_of(config: MeasureConfig, models: list[Loaded], tokens: list[int]) ->
         tokens: a text, whose first `config.length` are the prompt.
     """
     taken: list[list[tuple[float, float]]] = [[] for _ in models]
-    with Task("speed", config.rounds * len(models), "rounds") as task:
+    with progress.Task("speed", config.rounds * len(models), "rounds") as rounds_done:
         for _ in range(config.rounds):
             for rounds, loaded in zip(taken, models):
                 rounds.append(_one_round(config, loaded, tokens))
-                task.advance(1)
+                rounds_done.advance(1)
     return [Speed(*(statistics.median(each) for each in zip(*rounds))) for rounds in taken]
 
 
