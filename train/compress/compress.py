@@ -43,7 +43,7 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     from train.compress.page import PAGE, render
     from train.compress.parent import open_parent
     from train.compress.record import RECORD, compression_record
-    from train.compress.settings import check_fits, check_method
+    from train.compress.settings import check_fits, check_method, resolved
     from train.exchange.new_checkpoint import STATE, add_files
     from train.exchange.staging import require_absent, require_room, staged_folder
     from train.source import load_source
@@ -54,7 +54,7 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     require_absent(output)
     questions = tasks_of(config.measure)
     parent = open_parent(source, method.kind)
-    loaded = parent.loaded
+    loaded, method = parent.loaded, resolved(method, parent.description)
     check_fits(method, loaded.model.config, {name: tuple(values.shape) for name, values in parent.parameters.items()})
     calibration = None
     if method.needs_text:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -76,8 +76,7 @@ def quantize(method: MethodConfig, parent: Parent, calibration: Calibration | No
     An embedding's rows are looked up, not multiplied by anything: GPTQ has nothing to make up for there.
     """
     model = parent.loaded.model
-    aware = parent.description.get("quantization_aware")
-    clip = method.clip if method.clip is not None else aware is None
+    clip = method.clip is not False
     packed: dict[str, Packed] = {}
     parameters = parent.parameters
     matrices = [name for name, values in parameters.items() if values.dim() == 2]
@@ -110,7 +109,7 @@ def quantize(method: MethodConfig, parent: Parent, calibration: Calibration | No
         config=model.config,
         parameters={name: values for name, values in parameters.items() if name not in packed},
         packed=packed,
-        described={"quantization": replace(method, clip=clip).settings()},
+        described={"quantization": method.settings()},
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from data_pipeline.foundation.errors import UserError
 from train.compress.calibration import CalibrationConfig
@@ -181,6 +182,17 @@ def check_fits(method: MethodConfig, model: TransformerConfig, shapes: dict[str,
             value, there = getattr(method, key), getattr(model, key)
             if value is not None and not 1 <= value <= there:
                 raise UserError(f"method.{key}={value} must lie between 1 and the model's {there}")
+
+
+def resolved(method: MethodConfig, description: dict[str, Any]) -> MethodConfig:
+    """Return the method with what depends on the model filled in: one that was trained on whole grids keeps to them.
+
+    Args:
+        description: of its checkpoint, `model.json`.
+    """
+    if method.kind != "quantization" or method.clip is not None:
+        return method
+    return replace(method, clip="quantization_aware" not in description)
 
 
 def is_table(parameter: str) -> bool:
