@@ -13,8 +13,9 @@ NOTES = {
     "They are worth something where a format or kernel skips them.",
     "2:4": "2:4 zeros make nothing faster or smaller here: matrices are stored and multiplied whole. GPUs with sparse "
     "tensor cores can skip them, with weights in their own format.",
-    "quantization": "Weights are restored block by block within each product, in float32; at four bits up to 8 rows on "
-    "a CPU are multiplied by PyTorch's kernel, in bfloat16.",
+    "quantization": "Weights are restored block by block within each product, in float32. On a CPU up to 8 rows are "
+    "multiplied by PyTorch's kernels instead, in bfloat16: at four bits, and at eight bits with a scale for each row "
+    "(method.group=0). At eight bits with smaller groups decoding is slower than it was.",
     "structure": "An ordinary smaller model. Heal it: headrace train objective=distillation start_from={output} "
     "objective.teacher={source} …",
     "pruned_training": "`train start_from=` this checkpoint keeps its zeros.",

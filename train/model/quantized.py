@@ -7,7 +7,7 @@ so that the whole matrix never lies in memory; one token's product by four-bit w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,10 +21,10 @@ BITS = (8, 4)
 BLOCK = 1 << 19
 """Values restored at once on a CPU: 2 MiB of float32, which stay in its cache."""
 FEW = 8
-"""Rows up to which PyTorch's four-bit kernel is faster on a CPU than restoring the weights; it rounds to bfloat16."""
+"""Rows up to which PyTorch's kernels are faster on a CPU than restoring the weights; they round to bfloat16."""
 KERNEL_GROUPS = (32, 64, 128, 256)
 KERNEL_ROWS = 16
-"""What the number of a matrix's rows must be a multiple of for that kernel."""
+"""What the number of a matrix's rows must be a multiple of for the kernel of four bits, and its groups one of."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class PackedWeight(nn.Module):
         self.register_buffer("codes", packed.codes)
         self.register_buffer("scale", packed.grid.scale)
         self.register_buffer("minimum", packed.grid.minimum)
-        self._kernel = self._for_kernel() if self._kernel_takes_it() else None
+        self._kernel = self._find_kernel() if packed.codes.device.type == "cpu" else None
 
     @property
     def packed(self) -> Packed:
@@ -160,10 +160,7 @@ class PackedWeight(nn.Module):
         """Return x · weightᵀ, (…, N)."""
         flat = x.reshape(-1, self.inputs)
         if self._kernel is not None and len(flat) <= FEW:
-            kernel_codes, kernel_grid = self._kernel
-            product = torch._weight_int4pack_mm_for_cpu(
-                flat.bfloat16(), kernel_codes, self.inputs // self.scheme.groups(self.inputs), kernel_grid
-            ).to(x.dtype)
+            product = self._kernel(flat.bfloat16()).to(x.dtype)
         else:
             product = torch.empty(len(flat), self.outputs, dtype=x.dtype, device=x.device)
             for rows, values in self._blocks():
@@ -178,22 +175,23 @@ class PackedWeight(nn.Module):
             rows = slice(start, min(start + height, self.outputs))
             yield rows, packed.rows(rows.start, rows.stop)
 
-    def _kernel_takes_it(self) -> bool:
-        return (
-            self.scheme.bits == 4
-            and cast(Tensor, self.codes).device.type == "cpu"
-            and self.inputs // self.scheme.groups(self.inputs) in KERNEL_GROUPS
-            and self.outputs % KERNEL_ROWS == 0
-        )
-
-    def _for_kernel(self) -> tuple[Tensor, Tensor]:
-        """Return codes and grid as PyTorch's kernel wants them: values are (code - 8) · scale + middle."""
-        packed = self.packed
+    def _find_kernel(self) -> Callable[[Tensor], Tensor] | None:
+        """Return what multiplies a few rows in bfloat16 by a kernel of PyTorch's, where one takes this matrix."""
+        packed, groups = self.packed, self.scheme.groups(self.inputs)
+        if self.scheme.bits == 8:
+            if groups > 1:
+                return None
+            ones, scale = torch.ones(self.outputs, dtype=torch.bfloat16), packed.grid.scale.t()
+            return lambda x: torch._weight_int8pack_mm(x, packed.codes, ones) * scale
+        if self.inputs // groups not in KERNEL_GROUPS or self.outputs % KERNEL_ROWS:
+            return None
+        # The kernel wants codes in an order of its own, and values as (code - 8) · scale + middle.
         codes = torch._convert_weight_to_int4pack_for_cpu(unpack(packed.codes, 4).int(), 1)
         assert packed.grid.minimum is not None
         scale = packed.grid.scale.float()
         middle = packed.grid.minimum.float() + 8 * scale
-        return codes, torch.stack((scale.t(), middle.t()), dim=2).bfloat16().contiguous()
+        grid = torch.stack((scale.t(), middle.t()), dim=2).bfloat16().contiguous()
+        return lambda x: torch._weight_int4pack_mm_for_cpu(x, codes, self.inputs // groups, grid)
 
 
 class QuantizedLinear(nn.Module):
