@@ -14,8 +14,8 @@ NOTES = {
     "2:4": "2:4 zeros make nothing faster or smaller here: matrices are stored and multiplied whole. GPUs with sparse "
     "tensor cores can skip them, with weights in their own format.",
     "quantization": "Weights are restored block by block within each product, in float32. On a CPU up to 8 rows are "
-    "multiplied by PyTorch's kernels instead, in bfloat16: at four bits, and at eight bits with a scale for each row "
-    "(method.group=0). At eight bits with smaller groups decoding is slower than it was.",
+    "multiplied by PyTorch's kernels instead, in bfloat16: at four bits in groups of 32, 64, 128 or 256, and at eight "
+    "with a scale for each row (method.group=0).",
     "structure": "An ordinary smaller model. Heal it: headrace train objective=distillation start_from={output} "
     "objective.teacher={source} …",
     "pruned_training": "`train start_from=` this checkpoint keeps its zeros.",
