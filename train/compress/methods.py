@@ -57,9 +57,11 @@ def compress_model(method: MethodConfig, parent: Parent, calibration: Calibratio
     assert calibration is not None
     model = parent.loaded.model
     importance = measure_importance(model, calibration)
+    described = {key: parent.description[key] for key in ("pruning",) if key in parent.description}
     if method.kind == "depth":
         config, left, gone = without_layers(model.config, parent.parameters, importance, method.layers)
-        return Compressed(config, left, found={"layers_left_out": gone, "block_influence": importance.blocks.tolist()})
+        found = {"layers_left_out": gone, "block_influence": importance.blocks.tolist()}
+        return Compressed(config, left, described=described, found=found)
     config, left = narrowed(
         model.config,
         parent.parameters,
@@ -67,7 +69,7 @@ def compress_model(method: MethodConfig, parent: Parent, calibration: Calibratio
         method.hidden_width or model.config.hidden_width,
         method.key_value_heads or model.config.key_value_heads,
     )
-    return Compressed(config, left)
+    return Compressed(config, left, described=described)
 
 
 def quantize(method: MethodConfig, parent: Parent, calibration: Calibration | None) -> Compressed:
