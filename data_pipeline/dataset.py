@@ -15,7 +15,7 @@ from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.mixture import Mixture
 from data_pipeline.order import DEFAULT_WINDOW, Order
 from data_pipeline.packed_rows import rows_of_shards
-from data_pipeline.packing import KINDS, BestFit, Concatenate, Packing, document_lengths
+from data_pipeline.packing import CONCATENATE, KINDS, SINGLE, BestFit, Concatenate, Packing, document_lengths
 from data_pipeline.raw_settings import RawConfig
 from data_pipeline.sequences import Sequences
 from data_pipeline.shares import stage_shares
@@ -33,7 +33,7 @@ class DataConfig:
     Args:
         path: a dataset folder that `headrace prepare` wrote, here or at a URL (http, https, s3, gs).
         sequence_length: tokens of a model's input, T.
-        packing: `concatenate`, or `best_fit`, which cuts no document that could be whole.
+        packing: `concatenate`; `best_fit`, which cuts no document that could be whole; or `single`, one a sequence.
         window: sequences that are shuffled among themselves, on top of the shuffled blocks.
         shards_together: shards whose blocks are shuffled among themselves: so many are needed at once.
         weights: shares of the sources, by name; those in the dataset if empty, and if it has none, all of it is one.
@@ -141,8 +141,9 @@ def open_in_storage_order(dataset: Dataset, split: str) -> Sequences:
     shards = list(range(len(store.shards)))
     packing: Packing = _concatenate(store, shards)
     if manifest.labelled:
-        rows = rows_of_shards(store, manifest.fingerprint, split, config.sequence_length)
-        packing = BestFit(shards, store.index, config.sequence_length, rows)
+        single = config.packing == SINGLE
+        rows = rows_of_shards(store, manifest.fingerprint, split, config.sequence_length, single)
+        packing = BestFit(shards, store.index, config.sequence_length, rows, single)
     line = Line(manifest.fingerprint, packing.shard_lengths(), packing.cell_lengths, 1, shuffle=False)
     if not packing.pads:
         _require_sequence(config, split, "", line.length, config.sequence_length)
@@ -189,9 +190,10 @@ def check_data(config: DataConfig) -> None:
         raise UserError(f"data.packing={config.packing}: there are {', '.join(KINDS)}")
     if config.stages and config.epochs:
         raise UserError("data.epochs counts on the whole run: with data.stages, say the passes in each stage")
-    if config.packing == "best_fit" and (config.ramp.start or any(stage.sequence_length for stage in config.stages)):
+    changes = config.ramp.start or any(stage.sequence_length for stage in config.stages)
+    if config.packing != CONCATENATE and changes:
         raise UserError(
-            "data.packing=best_fit packs all documents for one length, so neither data.ramp nor a stage's "
+            f"data.packing={config.packing} packs all documents for one length, so neither data.ramp nor a stage's "
             "sequence_length goes with it: leave them out, or take data.packing=concatenate"
         )
 
@@ -202,7 +204,7 @@ def _check_raw(config: DataConfig) -> None:
     mixed = config.weights or config.epochs or any(stage.weights or stage.epochs for stage in config.stages)
     refused = {
         "path": config.path is not None,
-        "packing": config.packing != "concatenate",
+        "packing": config.packing != CONCATENATE,
         "bad_shards": config.bad_shards != "stop",
         "weights, data.epochs": bool(mixed),
     }
@@ -231,12 +233,11 @@ def _stages(config: DataConfig) -> list[StageConfig]:
 
 
 def _packings(config: DataConfig, store: Store, fingerprint: str, sources: list[list[int]]) -> list[Packing]:
-    if config.packing != "best_fit":
+    if config.packing == CONCATENATE:
         return [_concatenate(store, shards) for shards in sources]
-    rows = rows_of_shards(store, fingerprint, "train", config.sequence_length)
-    return [
-        BestFit(shards, store.index, config.sequence_length, [rows[shard] for shard in shards]) for shards in sources
-    ]
+    length, single = config.sequence_length, config.packing == SINGLE
+    rows = rows_of_shards(store, fingerprint, "train", length, single)
+    return [BestFit(shards, store.index, length, [rows[shard] for shard in shards], single) for shards in sources]
 
 
 def _concatenate(store: Store, shards: Sequence[int]) -> Concatenate:
@@ -245,7 +246,7 @@ def _concatenate(store: Store, shards: Sequence[int]) -> Concatenate:
 
 def _require_whole_samples(config: DataConfig, store: Store) -> None:
     """Refuse to cut samples: an answer without its prompt, or half an answer, would be learnt. Raises UserError."""
-    if config.packing != "best_fit":
+    if config.packing == CONCATENATE:
         raise UserError(
             f"data.packing={config.packing} would cut the samples of {config.path}: take data.packing=best_fit"
         )

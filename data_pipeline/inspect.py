@@ -14,7 +14,7 @@ from omegaconf import MISSING
 
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.verb import Request, Verb
-from data_pipeline.labels import LEARNT, REJECTED
+from data_pipeline.labels import EXPECTED, LEARNT, REJECTED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -220,8 +220,8 @@ def _labelled(tokens: NDArray, labels: NDArray[np.uint8], tokenizer: Tokenizer) 
     return [(tokenizer.decode([int(tokens[at]) for at in places]), label) for label, places in runs]
 
 
-STYLES = {0: "dim", LEARNT: "green", REJECTED: "dim", LEARNT | REJECTED: "red"}
-"""Of a sample: what is only read, what is learnt, and the answer that is to become less likely."""
+STYLES = {0: "dim", LEARNT: "green", REJECTED: "dim", LEARNT | REJECTED: "red", EXPECTED: "yellow"}
+"""Of a sample: what is only read, what is learnt, the answer that is to become less likely, and the one to be found."""
 
 
 def _print(seen: dict[str, Any]) -> None:

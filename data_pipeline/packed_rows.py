@@ -17,21 +17,22 @@ from data_pipeline.store import Store
 DIGEST_BYTES = 16
 
 
-def rows_of_shards(store: Store, fingerprint: str, split: str, length: int) -> list[Numbers]:
+def rows_of_shards(store: Store, fingerprint: str, split: str, length: int, single: bool = False) -> list[Numbers]:
     """Return the rows of the groups of all shards of a split.
 
     Args:
         fingerprint: of the dataset.
         length: T.
+        single: each document has a row to itself.
     """
-    path = cache_folder() / "packed" / f"{fingerprint}-{split}-{length}"
+    path = cache_folder() / "packed" / f"{fingerprint}-{split}-{length}{'-single' if single else ''}"
     kept = _kept(path, len(store.shards))
     if kept is not None:
         return kept
     with Task("counting packed rows", len(store.shards), "shards") as task:
         rows = []
         for shard in range(len(store.shards)):
-            rows.append(count_rows(store.index(shard), length))
+            rows.append(count_rows(store.index(shard), length, single))
             task.advance()
     _keep(path, rows)
     return rows

@@ -8,6 +8,8 @@ One longer than a sequence fills whole ones; what remains of it, and all shorter
 in one sequence: the longest first, each where it leaves the least room. The rest of a sequence is padding, a percent or
 so, from which nothing is learnt.
 
+*Single*: each document has a row to itself, so that a batch of rows is one of documents, such as problems to solve.
+
 A row has T + 1 tokens: the first T are inputs, the last T targets.
 """
 
@@ -24,7 +26,7 @@ from data_pipeline.line import Line, remember
 from data_pipeline.pieces import Numbers, Pieces, alike, ranges
 from data_pipeline.shards import ShardIndex
 
-KINDS = ("concatenate", "best_fit")
+KINDS = CONCATENATE, BEST_FIT, SINGLE = ("concatenate", "best_fit", "single")
 GROUP_ROWS = 1024
 """Rows' worth of blocks that are packed together: enough for a good fit, few enough to be packed in milliseconds."""
 GROUPS_KEPT = 64
@@ -125,12 +127,16 @@ class BestFit:
         index: of a shard.
         length: T.
         group_rows: (shards, groups) rows of each group; see `count_rows`.
+        single: each document has a row to itself.
     """
 
     pads = True
 
-    def __init__(self, shards: Sequence[int], index: Index, length: int, group_rows: Sequence[Numbers]):
+    def __init__(
+        self, shards: Sequence[int], index: Index, length: int, group_rows: Sequence[Numbers], single: bool = False
+    ):
         self.shards, self._index, self._length, self._group_rows = np.array(shards), index, length, group_rows
+        self._single = single
         self._groups: OrderedDict[tuple[int, int], _PackedGroup] = OrderedDict()
 
     def shard_lengths(self) -> Numbers:
@@ -157,7 +163,7 @@ class BestFit:
     def _group(self, shard: int, group: int) -> _PackedGroup:
         if (shard, group) not in self._groups:
             number = int(self.shards[shard])
-            packed = _pack_group(number, self._index(number), group, self._length)
+            packed = _pack_group(number, self._index(number), group, self._length, self._single)
             # An index that stands in for a lost one has no documents: the rows that there were are empty.
             empty = self._group_rows[shard][group] + 1 - len(packed.starts)
             packed = replace(packed, starts=np.append(packed.starts, np.full(empty, packed.starts[-1])))
@@ -165,7 +171,7 @@ class BestFit:
         return self._groups[shard, group]
 
 
-def count_rows(index: ShardIndex, length: int) -> Numbers:
+def count_rows(index: ShardIndex, length: int, single: bool = False) -> Numbers:
     """Return how many rows each group of a shard packs into. About a second for a million documents."""
     documents = _Documents(index)
     groups = _group_of_blocks(index, length)[documents.blocks]
@@ -174,7 +180,7 @@ def count_rows(index: ShardIndex, length: int) -> Numbers:
     bounds = np.searchsorted(groups, np.arange(len(rows) + 1))
     for group in range(len(rows)):
         items = rest[bounds[group] : bounds[group + 1]]
-        rows[group] += len(_best_fit(items[items > 1], length + 1))
+        rows[group] += len(_fit(items[items > 1], length + 1, single))
     return rows
 
 
@@ -214,7 +220,7 @@ class _Documents:
         return whole, rest + 1
 
 
-def _pack_group(shard: int, index: ShardIndex, group: int, length: int) -> _PackedGroup:
+def _pack_group(shard: int, index: ShardIndex, group: int, length: int, single: bool) -> _PackedGroup:
     documents = _Documents(index)
     mine = np.flatnonzero(_group_of_blocks(index, length)[documents.blocks] == group)
     whole, rest = (each[mine] for each in documents.divided(length))
@@ -222,7 +228,7 @@ def _pack_group(shard: int, index: ShardIndex, group: int, length: int) -> _Pack
     filling = np.repeat(np.arange(len(mine)), whole)
     full_rows = len(filling)
     remaining = np.flatnonzero(rest > 1)
-    packed = _best_fit(rest[remaining], length + 1)
+    packed = _fit(rest[remaining], length + 1, single)
     order = remaining[np.array([item for row in packed for item in row], np.int64)]
     sizes = np.array([len(row) for row in packed], np.int64)
     lengths = np.concatenate((np.full(full_rows, length + 1), rest[order]))
@@ -246,6 +252,10 @@ def _pack_group(shard: int, index: ShardIndex, group: int, length: int) -> _Pack
         ),
         piece_starts,
     )
+
+
+def _fit(lengths: Numbers, capacity: int, single: bool) -> list[list[int]]:
+    return [[item] for item in range(len(lengths))] if single else _best_fit(lengths, capacity)
 
 
 def _best_fit(lengths: Numbers, capacity: int) -> list[list[int]]:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import file_hash
 from data_pipeline.foundation.progress import say
-from data_pipeline.labels import ANSWERS, PREFERENCES, REJECTED
+from data_pipeline.labels import ANSWERS, EXPECTED, PREFERENCES, PROBLEMS, REJECTED
 from data_pipeline.manifest import (
     FILE_NAME,
     FORMAT_VERSION,
@@ -249,11 +249,13 @@ def _kind_of_samples(path: Path, index: ShardIndex, found: str | None) -> str:
     """Return which kind of samples there are, with those of one more shard."""
     assert index.label_offsets is not None
     shard = np.memmap(path, dtype=np.uint8, mode="r")
-    rejected = any(
-        np.any(shard[offset : offset + count] & REJECTED)
-        for offset, count in zip(index.label_offsets, index.token_counts)
-    )
-    return PREFERENCES if rejected or found == PREFERENCES else ANSWERS
+    for offset, count in zip(index.label_offsets, index.token_counts):
+        labels = shard[offset : offset + count]
+        if np.any(labels & REJECTED):
+            return PREFERENCES
+        if np.any(labels & EXPECTED):
+            return PROBLEMS
+    return found or ANSWERS
 
 
 def _first_gap(folder: Path) -> str | None:

@@ -8,6 +8,7 @@ import sys
 VERBS = {
     "prepare": ("launch.prepare", "a corpus of text → a dataset folder of token shards"),
     "inspect": ("data_pipeline.inspect", "what is in a dataset, and what a run reads in a step"),
+    "samples": ("train.evaluate.samples", "tasks' worked examples → samples to tune on"),
     "plan": ("launch.plan.command", "memory, speed, time and cost on a named cluster; starts nothing"),
     "train": ("launch.train", "trains or tunes a model; started again, it goes on"),
     "evaluate": ("launch.evaluate", "perplexity and bits per byte of a split or a text file"),

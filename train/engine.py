@@ -164,8 +164,32 @@ class Engine:
         finally:
             self.deepspeed.train()
 
+    @contextmanager
+    def whole(self) -> Iterator[Transformer]:
+        """Give the model with all its weights on this rank, for inference at the rank's own pace.
+
+        At stage 3 that is a copy, gathered once, for which all ranks must call it; at others it is the model itself.
+        """
+        with self.evaluating():
+            yield self._gathered() if self.stage == 3 else self.module
+
     def close(self) -> None:
         self.deepspeed.destroy()
+
+    def _gathered(self) -> Transformer:
+        gathered = import_deepspeed().zero.GatheredParameters
+        with self.world.device:
+            copy = Transformer(self.module.config)
+        if self.lora.rank:
+            freeze(copy, self.module.norm.weight.dtype)
+            with self.world.device:
+                attach_adapters(copy, self.lora)
+        for (_, mine), (_, other) in zip(self.module.named_buffers(), copy.named_buffers(), strict=True):
+            other.copy_(mine)
+        for mine, other in zip(self.module.parameters(), copy.parameters(), strict=True):
+            with gathered(mine):
+                other.data = mine.data.to(other.device, copy=True)
+        return copy.eval()
 
     def _announce(self, counts: tuple[int, int], busy_seconds: float) -> tuple[int, int, list[float]]:
         """Return targets and tokens of all ranks together, and what time each tells of itself, in one all-reduce."""

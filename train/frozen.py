@@ -11,7 +11,7 @@ from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 from train.checkpoint.folder import TOKENIZER, list_checkpoints
 from train.checkpoint.load import read_model_description, read_trainer_state
 from train.model.transformer import TransformerConfig
-from train.objective import FROZEN
+from train.objective import frozen_role
 from train.run_folder import RunFolder
 from train.settings import TrainConfig, plan_run
 from train.source import locate_checkpoint
@@ -66,7 +66,7 @@ def find_frozen(
         UserError: there is none, it is another than before, or doesn't fit tokens or model.
         Failure: it is damaged.
     """
-    role = FROZEN.get(config.objective.kind)
+    role = frozen_role(config.objective)
     if role is None:
         return None
     source, key = getattr(config.objective, role), f"objective.{role}"

@@ -25,8 +25,7 @@ def run(request: Request) -> int:
     from data_pipeline.foundation.configuration import register
     from data_pipeline.foundation.progress import say
     from train.chain_of_thought.strategy import StrategyConfig
-    from train.generation.settings import GenerateConfig
-    from train.sampling import check_sampling
+    from train.generation.settings import GenerateConfig, check_generate
     from train.source import load_source
 
     register("strategy_schema", StrategyConfig, group="strategy")
@@ -34,9 +33,11 @@ def run(request: Request) -> int:
     if composed is None:
         return 0
     config = composed.value
-    check_sampling(config)
+    check_generate(config)
     loaded = load_source(Path(config.source))
     say(escape(f"{loaded.folder}, step {loaded.step:,}"))
+    if config.prompts is not None:
+        return answer_file(config, loaded, request.json)
     if config.strategy is not None:
         return answer_questions(config, config.strategy, loaded, request.json)
     for prompt in [config.prompt] if config.prompt is not None else typed_prompts():
@@ -66,14 +67,10 @@ def answer_questions(config: GenerateConfig, strategy: StrategyConfig, loaded: L
     """Ask each prompt as a question, by a strategy; print the steps and the answer, with its votes."""
     from dataclasses import asdict
 
-    from train.chain_of_thought.answers import check_extract
-    from train.chain_of_thought.strategy import check_strategy
     from train.chain_of_thought.think import examples_before, think
     from train.generation.templates import render
     from train.generation.text_model import TextModel
 
-    check_strategy(strategy)
-    check_extract(config.extract)
     before = examples_before(strategy)
     model = TextModel(loaded)
     for question in [config.prompt] if config.prompt is not None else typed_prompts():
@@ -84,6 +81,28 @@ def answer_questions(config: GenerateConfig, strategy: StrategyConfig, loaded: L
             continue
         votes = f" ({thought.votes[thought.answer]} of {strategy.samples})" if thought.answer is not None else ""
         print(f"{thought.text}\n\nanswer: {thought.answer or 'none'}{votes}\n", flush=True)
+    return 0
+
+
+def answer_file(config: GenerateConfig, loaded: Loaded, as_json: bool) -> int:
+    """Answer a file of prompts as a file of samples to tune on; say how much of it was kept."""
+    from dataclasses import asdict
+
+    from rich.markup import escape
+
+    from data_pipeline.foundation.progress import say
+    from train.generation.samples_file import write_samples_file
+
+    written = write_samples_file(config, loaded)
+    hinted = f" ({written.hinted:,} by a hint)" if written.hinted else ""
+    say(
+        escape(
+            f"{written.output}: {written.kept:,} samples, with answers to {written.solved:,} of {written.prompts:,} "
+            f"prompts{hinted}, as `headrace prepare corpus=samples` takes"
+        )
+    )
+    if as_json:
+        print(json.dumps(asdict(written)))
     return 0
 
 
@@ -115,12 +134,14 @@ VERB = Verb(
         ("stop", "texts that end the writing, as a list"),
         ("count", "texts for each prompt"),
         ("extract.how", "with a strategy: where the answer is: whole, number, after or regex"),
+        ("prompts, output", "a file of records with `prompt`; the file of samples that the answers become"),
+        ("keep=verified", "what has the right `answer` alone; verifier=answer, pattern or arithmetic"),
     ),
     examples=(
         'headrace generate source=runs/demo prompt="This module "',
         'headrace generate source=runs/demo prompt="Return the " temperature=0 tokens=40',
         'headrace generate source=runs/sums prompt="What is 7 + 5?" strategy=self_consistency extract.how=number',
-        "headrace generate source=runs/demo",
+        "headrace generate source=runs/sums prompts=asked.jsonl output=own.jsonl count=8 keep=verified",
     ),
     flags=("--json",),
 )

@@ -123,9 +123,10 @@ class Guard:
         return None
 
     def learnt(self, loss: float, norm: float) -> None:
-        """Remember a good step."""
+        """Remember a good step. One without a gradient, as where all answers are alike, says nothing of the others."""
         memory, window = self._memory, self._config.window
-        memory.losses, memory.norms = [*memory.losses, loss][-window:], [*memory.norms, norm][-window:]
+        if norm > 0:
+            memory.losses, memory.norms = [*memory.losses, loss][-window:], [*memory.norms, norm][-window:]
         memory.bad, memory.returned_to = 0, None
 
     def skipped(self, step: int) -> bool:

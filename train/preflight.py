@@ -15,6 +15,7 @@ from data_pipeline.curriculum import Segment
 from data_pipeline.dataset import stage_tokens
 from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.errors import UserError
+from data_pipeline.packing import CONCATENATE
 from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
 from train.frozen import Frozen, find_frozen
@@ -108,7 +109,7 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     run = locate_run(composed, data.fingerprint)
     start = find_start(config.model, config.start_from, run, data.tokenizer, data.name, composed.overrides)
     shape = start.model if start else config.model
-    model = shape.resolve(data.tokenizer.vocabulary_size, packed=config.data.packing == "best_fit")
+    model = shape.resolve(data.tokenizer.vocabulary_size, packed=config.data.packing != CONCATENATE)
     check_quantization(config.quantization, config.lora.rank, model)
     if start and start.pruning and (config.lora.rank or config.optimizer.kind != "adamw"):
         filling = f"lora.rank={config.lora.rank}" if config.lora.rank else f"optimizer={config.optimizer.kind}"
@@ -116,7 +117,7 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
             f"start_from={config.start_from} is pruned, and {filling} would fill its zeros: train all weights by "
             "optimizer=adamw"
         )
-    check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name)
+    check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name, config.data.packing)
     frozen = find_frozen(config, model, run, data.tokenizer, data.name)
     check_run(run, composed)
     layout = _layout(config, batch, segments)

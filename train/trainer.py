@@ -12,7 +12,7 @@ from typing import Any
 from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.errors import EXIT_STOPPED_EARLY, Failure
 from data_pipeline.foundation.progress import say
-from data_pipeline.loader import Share
+from data_pipeline.loader import Batch, Share
 from train.checkpoint.folder import step_of
 from train.checkpoint.load import Found, find_newest_whole, load_checkpoint, load_transformer, load_weights
 from train.checkpoint.pieces import optimizer_steps
@@ -28,6 +28,8 @@ from train.hardware import peak_flops, peak_memory, slow_format_warning
 from train.memory.layout import STATE_BYTES
 from train.model.transformer import Transformer
 from train.objective import build_objective
+from train.objective.group_relative import GroupRelativePolicy
+from train.objective.rollouts import Rollouts, build_rollouts
 from train.precision import DTYPES
 from train.preflight import Prepared
 from train.replicas import check_replicas
@@ -88,8 +90,21 @@ class Trainer:
             self.config.quantization,
             pruned=prepared.start is not None and prepared.start.pruning is not None,
         )
+        self.rollouts: Rollouts | None = None
+        if self.config.objective.kind == "grpo":
+            self.rollouts = build_rollouts(
+                self.config.objective,
+                self.config.data.sequence_length,
+                self.config.seed,
+                prepared.data.tokenizer,
+                world,
+                self.engine.whole,
+            )
         self.objective = build_objective(
-            self.config.objective, bool(prepared.model.document_mask), self._frozen_model(prepared.frozen)
+            self.config.objective,
+            bool(prepared.model.document_mask),
+            self._frozen_model(prepared.frozen),
+            self.rollouts.measure if self.rollouts else None,
         )
         held_out = prepared.data.held_out
         self.validation = Validation(self.config.validation, held_out, prepared.token_bytes) if held_out else None
@@ -114,7 +129,9 @@ class Trainer:
             background=saving.asynchronous and 0 < saving.every < self.config.steps,
             in_use=lambda: self.uploader.sending if self.uploader else (),
         )
-        self.guard = Guard(self.config.guard, self.state.guard)
+        # What a policy's loss is says nothing of how good it is: near 0, however well it does.
+        guard = replace(self.config.guard, loss_spike=0.0) if self.rollouts else self.config.guard
+        self.guard = Guard(guard, self.state.guard)
         self.stragglers = Stragglers(self.config.cluster.straggler_ratio)
         self.waited = 0.0
         self.time_limit = TimeLimit(self.config.time_limit, STATE_BYTES * prepared.parameters / world.size)
@@ -154,13 +171,12 @@ class Trainer:
         self.watchdog.at(step, "reading", is_first)
         mine, left_out = self.stream.next(self.state.step)
         waited = time.perf_counter() - started
-        self.watchdog.at(step, "learning", is_first)
         for shard in left_out:
             self.record.left_out(step, shard)
         rate = config.optimizer.learning_rate * rate_factor(config.schedule, step, config.steps)
         numbers = self.prepared.data.steps.numbers(step - 1)
         self.guard.enter(self.prepared.data.steps.segment(step - 1).stage)
-        result = self.engine.train_step(mine, self.objective, rate, self.guard.judge, self.waited)
+        result, figures = self._learn(step, mine, rate, is_first)
         self.waited = waited
         seconds = time.perf_counter() - started
         tokens = result.tokens
@@ -188,6 +204,7 @@ class Trainer:
             "data_wait_seconds": waited,
             "step_seconds": seconds,
             "memory_bytes": peak_memory(self.world.device),
+            **figures,
         }
         if self.validation and (self._due(config.validation.every) or step == config.steps):
             self.watchdog.at(step, "validating", is_slow=True)
@@ -197,6 +214,27 @@ class Trainer:
             self._write_samples(step)
         if self._due(config.log_every) or "validation_loss" in row or step == config.steps:
             self.record.row(row)
+
+    def _learn(self, step: int, mine: list[Batch], rate: float, is_first: bool) -> tuple[StepResult, dict[str, float]]:
+        """Learn from a step's batches, or from answers to the problems in them; return what those came to."""
+        if self.rollouts is None:
+            self.watchdog.at(step, "learning", is_first)
+            return self.engine.train_step(mine, self.objective, rate, self.guard.judge, self.waited), {}
+        assert isinstance(self.objective, GroupRelativePolicy) and self.config.objective.updates is not None
+        self.watchdog.at(step, "writing answers", is_slow=True)
+        answers = self.rollouts.draw(mine)
+        self.watchdog.at(step, "learning", is_first)
+        if self.config.objective.updates > 1:
+            with self.engine.evaluating() as model:
+                answers = [self.objective.remembering(model, batch) for batch in answers]
+        for _ in range(self.config.objective.updates):
+            result = self.engine.train_step(answers, self.objective, rate, self.guard.judge, self.waited)
+            if result.refused:
+                break
+        figures = self.rollouts.figures(self.objective.take_told())
+        if warning := self.rollouts.warning():
+            self.record.nothing_learnt(step, warning)
+        return result, figures
 
     def save(self, background: bool) -> None:
         """Write a checkpoint of this step, or begin to, unless it is written already. An earlier one comes first."""

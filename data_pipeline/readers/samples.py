@@ -4,7 +4,8 @@ A sample becomes one document, and spans say of every character whether it is le
 
 - `prompt` and `completion`: the completion is learnt;
 - `messages`, each with `role` and `content`: put into words by a chat template, and what the assistant says is learnt;
-- of preferences, `prompt`, `chosen` and `rejected`: texts, or messages that follow those of the prompt.
+- of preferences, `prompt`, `chosen` and `rejected`: texts, or messages that follow those of the prompt;
+- of problems, `prompt`, a text or messages, and `answer`: what the model's own answer is checked against.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.locations import shown
-from data_pipeline.labels import ANSWERS, LEARNT, MARKUP, PREFERENCES, REJECTED
+from data_pipeline.labels import ANSWERS, EXPECTED, LEARNT, MARKUP, PREFERENCES, PROBLEMS, REJECTED
 from data_pipeline.readers.document import Document, Unit, Unreadable
 from data_pipeline.readers.files import Files
 from data_pipeline.readers.formats import format_of
@@ -27,7 +28,14 @@ FORMATS = ("jsonl", "json")
 FORMS = {
     ANSWERS: "`prompt` and `completion`, or `messages`",
     PREFERENCES: "`prompt`, `chosen` and `rejected`",
+    PROBLEMS: "`prompt` and `answer`",
 }
+KEYS = {
+    ANSWERS: ("prompt", "completion", "messages", "chosen", "rejected"),
+    PREFERENCES: ("prompt", "completion", "messages", "chosen", "rejected"),
+    PROBLEMS: ("prompt", "answer", "messages", "chosen", "rejected"),
+}
+"""Fields that make a sample of each kind what it is; whatever else a record has is not looked at."""
 Spans = list[tuple[str, int]]
 
 
@@ -37,7 +45,7 @@ class SamplesConfig(ReadingConfig):
 
     Args:
         source: name under which the samples are counted.
-        kind: `answers`, or `preferences` between two.
+        kind: `answers`, `preferences` between two, or `problems` to find the answer of.
         chat_template: how messages become text, in Jinja as Hugging Face tokenizers carry it; that of the tokenizer if
             None, and without one ChatML.
     """
@@ -57,7 +65,7 @@ class Samples:
     def units(self) -> list[Unit]:
         """Find the files; see `Files.units`. Raises UserError also for other files than of JSON."""
         if self._config.kind not in FORMS:
-            raise UserError(f"corpus.kind={self._config.kind}: there are {' and '.join(FORMS)}")
+            raise UserError(f"corpus.kind={self._config.kind}: there are {', '.join(FORMS)}")
         _template(self._config.chat_template or CHAT_TEMPLATE)
         units = self._files.units()
         for location in (piece.location for unit in units for piece in unit.pieces):
@@ -81,8 +89,10 @@ def sample_of(file: Input, where: str, record: Any, checked: bool = False) -> It
         if not isinstance(record, dict):
             raise Unfit("no_sample", f"a sample is an object with {FORMS[file.settings.kind]}")
         spans = _spans(record, file.settings.kind, file.settings.chat_template or CHAT_TEMPLATE)
-        if not any(label & LEARNT and text for text, label in spans):
+        if not any(label & (LEARNT | EXPECTED) and text for text, label in spans):
             raise Unfit("nothing_to_learn", "nothing in it is learnt from: the answer is empty, or no assistant speaks")
+        if file.settings.kind == PROBLEMS and not spans[0][0]:
+            raise Unfit("no_sample", "`prompt` is empty: nothing is asked")
     except Unfit as unfit:
         return file.unfit(where, unfit)
     item = file.text(where, "".join(text for text, _ in spans))
@@ -92,7 +102,7 @@ def sample_of(file: Input, where: str, record: Any, checked: bool = False) -> It
 
 
 def _spans(record: dict[str, Any], kind: str, template: str) -> Spans:
-    given = {key for key in ("prompt", "completion", "messages", "chosen", "rejected") if record.get(key) is not None}
+    given = {key for key in KEYS[kind] if record.get(key) is not None}
     if kind == ANSWERS and given == {"prompt", "completion"}:
         return [(_text(record, "prompt"), 0), (_text(record, "completion"), LEARNT)]
     if kind == ANSWERS and given == {"messages"}:
@@ -102,8 +112,22 @@ def _spans(record: dict[str, Any], kind: str, template: str) -> Spans:
         for key, mark in (("chosen", 0), ("rejected", REJECTED)):
             halves += [(text, label | mark) for text, label in _answered(record, key, template)]
         return halves
+    if kind == PROBLEMS and given == {"prompt", "answer"}:
+        return [*_asked(record, template), (_text(record, "answer"), EXPECTED)]
     found = ", ".join(sorted(map(repr, record))) or "nothing"
     raise Unfit("no_sample", f"a sample of corpus.kind={kind} has {FORMS[kind]}; this one has {found}")
+
+
+def _asked(record: dict[str, Any], template: str) -> Spans:
+    """Return a problem as a model is asked: of messages, up to where the assistant is to speak."""
+    if isinstance(record["prompt"], str):
+        return [(_text(record, "prompt"), 0)]
+    messages = _messages(record, "prompt")
+    asked = [(text, label & MARKUP) for text, label in conversation(messages, template)]
+    opened, before = _render(template, messages, True), "".join(text for text, _ in asked)
+    if not opened.startswith(before):
+        raise Unfit("other_template", "the chat template changes what was before when the assistant is to speak")
+    return [*asked, (opened[len(before) :], MARKUP)]
 
 
 def _answered(record: dict[str, Any], key: str, template: str) -> Spans:

@@ -1,4 +1,4 @@
-"""Documents become sequences in two ways: none of their tokens is lost in either, and best fit cuts no document."""
+"""Documents become sequences in three ways: none of their tokens is lost in any, and best fit cuts no document."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def concatenated(shards) -> Concatenate:
     return Concatenate(range(len(shards)), [index.token_counts.sum() for index in indexes], indexes.__getitem__)
 
 
-def best_fit(shards, length) -> BestFit:
+def best_fit(shards, length, single=False) -> BestFit:
     indexes = [index_of(blocks) for blocks in shards]
-    rows = [count_rows(index, length) for index in indexes]
-    return BestFit(range(len(shards)), indexes.__getitem__, length, rows)
+    rows = [count_rows(index, length, single) for index in indexes]
+    return BestFit(range(len(shards)), indexes.__getitem__, length, rows, single)
 
 
 def line_of(packing: Packing, shuffle: bool = True) -> Line:
@@ -117,6 +117,16 @@ def test_best_fit_has_every_target_once_and_cuts_no_document_that_could_be_whole
     }
     for document, rows in documents.items():
         assert len(rows) == max(1, -(-(sizes[document] - 1) // length)), "in as few rows as it can be"
+
+
+@given(SHARDS)
+def test_single_gives_every_document_a_row_to_itself(shards):
+    packing = best_fit(shards, 60, single=True)
+    line = line_of(packing)
+    pieces = packing.pieces(line, np.arange(line.length), 60)
+    rows = [tokens_of(pieces, row) for row in range(line.length)]
+    assert sorted(tokens[0][1] for tokens in rows) == sorted(first_tokens(shards))
+    assert sorted(place for tokens in rows for _, place in tokens) == sorted(all_tokens(shards))
 
 
 @given(SHARDS, some.integers(2, 40))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from packed_samples import draw_pairs, packed
+from packed_samples import Half, draw_pairs, packed
 
 from data_pipeline.foundation.errors import Failure
 from data_pipeline.loader import Batch
@@ -36,6 +36,7 @@ from train.model.adapters import LoraConfig
 from train.model.initialisation import initialise_weights
 from train.model.transformer import Transformer, TransformerConfig
 from train.objective import Objective, ObjectiveConfig, build_objective
+from train.objective.group_relative import Answers, GroupRelativePolicy
 from train.optimizer import OptimizerConfig
 from train.precision import PrecisionConfig
 from train.replicas import check_replicas
@@ -49,6 +50,11 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "dpo": {"kind": "dpo", "beta": 0.5},
     "forward": {"kind": "distillation", "divergence": "forward", "temperature": 2.0, "hard_weight": 0.25},
     "reverse": {"kind": "distillation", "divergence": "reverse", "temperature": 1.0, "hard_weight": 0.0},
+    "grpo": {
+        **{"kind": "grpo", "beta": 0.2, "verifier": "answer", "extract": {}, "samples": 2, "tokens": 16},
+        **{"temperature": 1.0, "clip": 0.2, "normalisation": "sequence", "by_deviation": True},
+        **{"skip_alike": False, "updates": 1, "at_once": 64},
+    },
 }
 
 
@@ -121,6 +127,8 @@ def my_batches(step: int, world: World, plan: Plan) -> list[Batch]:
     first = world.rank * share
     if plan.objective is not None:
         rows = draw_pairs(step, SEQUENCES, VOCABULARY)
+        if plan.objective["kind"] == "grpo":
+            return [answered(rows[at : at + plan.micro], at) for at in range(first, first + share, plan.micro)]
         as_pairs = plan.objective["kind"] == "dpo"
         return [packed(rows[at : at + plan.micro], as_pairs) for at in range(first, first + share, plan.micro)]
     (tokens, targets), micro = whole_batch(step), plan.micro
@@ -129,6 +137,17 @@ def my_batches(step: int, world: World, plan: Plan) -> list[Batch]:
         Batch(tokens[at : at + micro], targets[at : at + micro], ends, range(at, at + micro))
         for at in range(first, first + share, micro)
     ]
+
+
+def answered(rows: list[list[tuple[Half, Half]]], first: int) -> Answers:
+    """Return an answer to the first problem of each row, better and worse ones in turn, as the frozen model's."""
+    halves = [row[0][(first + number) % 2] for number, row in enumerate(rows)]
+    batch = packed([[(half, Half(half.tokens[:0], 0))] for half in halves], as_pairs=False)
+    advantages = torch.tensor([(1.0, -0.5)[(first + number) % 2] for number in range(len(rows))])
+    answers = Answers(batch.tokens, batch.targets, None, batch.numbers, advantages=advantages)
+    policy = build_objective(ObjectiveConfig(**OBJECTIVES["grpo"]), True)
+    assert isinstance(policy, GroupRelativePolicy)
+    return policy.remembering(frozen_model(), answers)
 
 
 def frozen_model() -> Transformer:

@@ -30,7 +30,25 @@ def likelihood(model: Transformer, half: Half) -> Tensor:
     return logits.log_softmax(-1).gather(1, answer[:, None]).sum()
 
 
+def policy_loss(
+    config: ObjectiveConfig, model: Transformer, frozen: Transformer, half: Half, advantage: float
+) -> Tensor:
+    """GRPO of one answer that the frozen model has written, to which the policy is held as well."""
+    now, before = (
+        logits.log_softmax(-1).gather(1, answer[:, None])
+        for logits, answer in (answer_logits(each, half) for each in (model, frozen))
+    )
+    ratio = (now - before).exp()
+    limited = ratio.clamp(1 - config.clip, 1 + config.clip)
+    divergence = (before - now).exp() - (before - now) - 1
+    return -(torch.min(ratio * advantage, limited * advantage) - config.beta * divergence).mean()
+
+
 def mean_loss(config: ObjectiveConfig, model: Transformer, frozen: Transformer, step: int) -> Tensor:
+    if config.kind == "grpo":
+        rows = draw_pairs(step, SEQUENCES, VOCABULARY)
+        halves = [(row[0][number % 2], (1.0, -0.5)[number % 2]) for number, row in enumerate(rows)]
+        return torch.stack([policy_loss(config, model, frozen, *each) for each in halves]).mean()
     pairs = [pair for row in draw_pairs(step, SEQUENCES, VOCABULARY) for pair in row]
     if config.kind == "dpo":
         ratios = [[likelihood(model, half) - likelihood(frozen, half) for half in pair] for pair in pairs]

@@ -39,19 +39,20 @@ def think(
     strategy: StrategyConfig,
     answers: ExtractConfig,
     sampling: SamplingConfig,
+    seeds: Sequence[int] | None = None,
 ) -> list[Thought]:
     """Return what a model makes of each question.
 
     Args:
         prompts: as the model is asked, with examples before the question if there are any.
         questions: alone, for strategies that divide them into parts.
-        sampling: how it writes; with several samples at the strategy's temperature instead. Sample j of question i has
-            the seed `sampling.seed + i · samples + j`.
+        sampling: how it writes; with several samples at the strategy's temperature instead.
+        seeds: of sample j of question i at i · samples + j; None counts up from `sampling.seed`.
     """
     count = strategy.samples
     if count > 1:
         sampling = replace(sampling, temperature=strategy.temperature)
-    seeds = range(sampling.seed, sampling.seed + len(prompts) * count)
+    seeds = range(sampling.seed, sampling.seed + len(prompts) * count) if seeds is None else seeds
     asked = [prompt for prompt in prompts for _ in range(count)]
     if strategy.decompose:
         repeated = [question for question in questions for _ in range(count)]

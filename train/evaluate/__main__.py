@@ -33,6 +33,7 @@ class EvaluateConfig:
         tasks: to score instead of a text: names of examples in `conf/task/`, or paths of YAML files.
         task_data: folder that the tasks' data lies in; None for that of each YAML file, here for the examples.
         limit: first records of each task alone; None for all.
+        shots: worked examples shown before each record instead of as many as the tasks say.
         strategy: how tasks that write are asked instead of as they say.
         harness: tasks of lm-evaluation-harness, by their name or the path of a YAML file.
         texts_at_once: most texts of tasks in a batch.
@@ -50,6 +51,7 @@ class EvaluateConfig:
     tasks: list[str] = field(default_factory=list)
     task_data: str | None = None
     limit: int | None = None
+    shots: int | None = None
     strategy: StrategyConfig | None = None
     harness: list[str] = field(default_factory=list)
     texts_at_once: int = 64
@@ -92,6 +94,8 @@ def run_tasks(config: EvaluateConfig, as_json: bool) -> int:
 
     if config.texts_at_once < 1 or (config.limit is not None and config.limit < 1):
         raise UserError("texts_at_once and limit must be at least 1")
+    if config.shots is not None and config.shots < 0:
+        raise UserError(f"shots={config.shots} can't be below 0")
     if config.strategy is not None:
         check_strategy(config.strategy)
     # Every file is read before the model is: a mistake in the last one is told at once.
@@ -100,7 +104,7 @@ def run_tasks(config: EvaluateConfig, as_json: bool) -> int:
         raise UserError("tasks: two have the same name, that of their file without .yaml")
     loaded = load_source(Path(config.source))
     model = TextModel(loaded, config.texts_at_once)
-    results = {task.name: run_task(task, model, config.limit, config.strategy) for task in tasks}
+    results = {task.name: run_task(task, model, config.limit, config.strategy, config.shots) for task in tasks}
     scores = {name: result.scores for name, result in results.items()}
     if config.harness:
         from train.evaluate.harness import run_harness
@@ -260,6 +264,7 @@ VERB = Verb(
         ("task_data", "folder of the tasks' data, if it isn't that of the YAML file"),
         ("harness", "tasks of lm-evaluation-harness, by name or YAML file, as a list"),
         ("limit", "first records of each task alone"),
+        ("shots", "examples shown before each record instead of as many as the tasks say; 0 for a tuned model"),
         ("details", "file for what was asked and answered"),
         ("output", "file for the result; evaluation.json in the run's folder if left out"),
     ),

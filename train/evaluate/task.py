@@ -11,7 +11,7 @@ from data_pipeline.foundation.files import json_hash
 from train.chain_of_thought.strategy import StrategyConfig
 from train.evaluate.kinds import KINDS
 from train.evaluate.kinds.generation import GenerationTask
-from train.evaluate.kinds.prompted import TaskConfig
+from train.evaluate.kinds.prompted import PromptedTask, TaskConfig
 from train.evaluate.scores import Outcome
 from train.generation.records import data_hash, read_records
 from train.generation.text_model import TextModel
@@ -66,14 +66,23 @@ def load_task(name: str, data_folder: Path | None = None) -> Task:
     return Task(path.stem, config, folder)
 
 
-def run_task(task: Task, model: TextModel, limit: int | None = None, strategy: StrategyConfig | None = None) -> Result:
+def run_task(
+    task: Task,
+    model: TextModel,
+    limit: int | None = None,
+    strategy: StrategyConfig | None = None,
+    shots: int | None = None,
+) -> Result:
     """Return the scores of a model on a task.
 
     Args:
         limit: first records alone.
         strategy: of a task that writes, instead of its own.
+        shots: examples before each record of a task that asks, instead of as many as it says.
     """
     config = task.config
+    if shots is not None and isinstance(config, PromptedTask):
+        config = replace(config, shots=shots)
     if strategy is not None and isinstance(config, GenerationTask):
         config = replace(config, strategy=asdict(strategy))
     records = read_records(config.data, task.folder, config.columns, limit)

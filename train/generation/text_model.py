@@ -18,12 +18,14 @@ class TextModel:
     Args:
         loaded: as `load_source` gives it.
         batch: most texts at once.
+        begins_document: what it writes after begins a document; otherwise a sample, as it is tuned on.
 
     Attributes:
         shortened: prompts and contexts so far whose beginning didn't fit into the model's length.
     """
 
-    def __init__(self, loaded: Loaded, batch: int = 64):
+    def __init__(self, loaded: Loaded, batch: int = 64, begins_document: bool = True):
+        self._before = [loaded.tokenizer.end_of_document] if begins_document else []
         self.model, self.tokenizer, self.batch = loaded.model, loaded.tokenizer, batch
         self.device = loaded.device
         self.maximum_length = loaded.model.config.maximum_length
@@ -35,7 +37,7 @@ class TextModel:
         Of a prompt that leaves no room for `sampling.tokens` the beginning is left out, as its end asks the question.
         """
         room = max(1, self.maximum_length - sampling.tokens)
-        ids = [[self.tokenizer.end_of_document, *self.tokenizer.encode(prompt)] for prompt in prompts]
+        ids = [[*self._before, *self.tokenizer.encode(prompt)] for prompt in prompts]
         self.shortened += sum(len(each) > room for each in ids)
         model, dtype = self.model, self.model.norm.weight.dtype
         with _progress("generate", len(prompts)) as progress:

@@ -135,17 +135,28 @@ def attend(query_BHTK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, mask: Tenso
 def attend_within_documents(query_BHTK: Tensor, key_BHTK: Tensor, value_BHTK: Tensor, documents: Documents) -> Tensor:
     """Causal attention that never looks across the end of a document.
 
-    On a CPU each document is one call, which skips the masked work: 3 times faster than a dense mask at four documents
-    a sequence. On a GPU many small kernels would wait for their launches, so there flex attention does all in one.
+    On a CPU the documents of each length are one call, which skips the masked work: 3 times faster than a dense mask at
+    four documents a sequence. On a GPU many small kernels would wait for their launches, so there flex attention does
+    all in one.
     """
-    grouped = query_BHTK.shape[1] != key_BHTK.shape[1]
-    if documents.block_mask is not None:
-        mask = documents.block_mask
-        return flex_attention()(query_BHTK, key_BHTK, value_BHTK, block_mask=mask, enable_gqa=grouped)
-    rows = []
-    for row, ends in enumerate(documents.ends):
-        spans = zip((0, *ends[:-1]), ends)
-        here = slice(row, row + 1)
-        parts = [attend(query_BHTK[here, :, a:b], key_BHTK[here, :, a:b], value_BHTK[here, :, a:b]) for a, b in spans]
-        rows.append(torch.cat(parts, dim=2))
-    return torch.cat(rows)
+    if documents.by_length is None:
+        grouped = query_BHTK.shape[1] != key_BHTK.shape[1]
+        return flex_attention()(query_BHTK, key_BHTK, value_BHTK, block_mask=documents.block_mask, enable_gqa=grouped)
+    sequences, heads, tokens, width = query_BHTK.shape
+    layout = documents.by_length
+    query, key, value = (_in_order(x, layout.order) for x in (query_BHTK, key_BHTK, value_BHTK))
+    parts, start = [], 0
+    for count, length in layout.groups:
+        here = slice(start, start := start + count * length)
+        group = (x[here].unflatten(0, (count, length)).transpose(1, 2) for x in (query, key, value))
+        parts.append(attend(*group).transpose(1, 2).flatten(0, 1))
+    attended = torch.cat(parts) if len(parts) > 1 else parts[0]
+    if layout.order is not None:
+        attended = attended.index_select(0, layout.back)
+    return attended.view(sequences, tokens, heads, width).transpose(1, 2)
+
+
+def _in_order(x_BHTK: Tensor, order: Tensor | None) -> Tensor:
+    """Return the tokens of a batch one behind the other, (B · T, H, K), in the order given."""
+    flat = x_BHTK.transpose(1, 2).flatten(0, 1)
+    return flat if order is None else flat.index_select(0, order)

@@ -22,13 +22,30 @@ class Documents:
         ends: per sequence.
         numbers_BT: which document of its sequence a token belongs to.
         positions_BT: how far into its document it is.
+        by_length: the documents side by side, those of a length together; on CPUs alone.
         block_mask: for flex attention; on GPUs alone.
     """
 
     ends: DocumentEnds
     numbers_BT: Tensor
     positions_BT: Tensor
+    by_length: ByLength | None = None
     block_mask: Any = None
+
+
+@dataclass(frozen=True)
+class ByLength:
+    """All documents of a batch in order of their lengths, so that those of one length are one array.
+
+    Args:
+        order: (B · T,) which token of the batch comes when; None where they come as they are.
+        back: (B · T,) where each token of the batch has come to.
+        groups: how many documents there are of which length, (documents, length), ascending.
+    """
+
+    order: Tensor | None
+    back: Tensor
+    groups: list[tuple[int, int]]
 
 
 def lay_out(ends: DocumentEnds, device: torch.device) -> Documents:
@@ -39,8 +56,19 @@ def lay_out(ends: DocumentEnds, device: torch.device) -> Documents:
     starts_BT = torch.stack([(each.cumsum(0) - each).repeat_interleave(each) for each in lengths])
     positions_BT = torch.arange(tokens) - starts_BT
     numbers_BT, positions_BT = (each.to(device, non_blocking=True) for each in (numbers_BT, positions_BT))
-    block_mask = flex_mask(numbers_BT) if device.type == "cuda" else None
-    return Documents(ends, numbers_BT, positions_BT, block_mask)
+    if device.type == "cuda":
+        return Documents(ends, numbers_BT, positions_BT, block_mask=flex_mask(numbers_BT))
+    return Documents(ends, numbers_BT, positions_BT, by_length=_by_length(torch.cat(lengths)))
+
+
+def _by_length(lengths: Tensor) -> ByLength:
+    """Order documents that lie one behind the other, given their lengths."""
+    found, counts = lengths.unique(return_counts=True)
+    groups = list(zip(counts.tolist(), found.tolist()))
+    order = lengths.repeat_interleave(lengths).argsort(stable=True)
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order))
+    return ByLength(order if bool((lengths.diff() < 0).any()) else None, back, groups)
 
 
 def may_look(numbers_BT: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:

@@ -3,11 +3,13 @@
 A Transformer of fixed depth does a fixed amount of work per token; a chain of ten operations, each of which needs the
 result of the one before, can't be done in it at once but can one written step at a time (Feng et al. 2023, "Towards
 revealing the mystery behind chain of thought"; Merrill and Sabharwal 2024). Trained are, on each kind of problem and
-with each seed,
+with each seed, but for what takes longest,
 
 - `steps`: the answer behind its steps;
-- `direct`: the answer alone, for as many steps of as many tokens, which is the same time;
-- `direct, as much supervised`: the answer alone, until as many tokens are learnt as in `steps`; for chains.
+- `direct`: the answer alone, for as many steps of as many sequences, which is the same time;
+- `direct, as much supervised`: the answer alone, until as many tokens are learnt as in `steps`; for chains, with the
+  first `study.controls` seeds, as products are `direct`;
+- `reward`: products, from where `steps` has learnt half of them on, by whether its own answers are right.
 
 Every training is a run of its own, in the folder of the study's, with all that runs promise: a study that was killed
 goes on where it was.
@@ -25,6 +27,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data_pipeline.cleaning.chain import CleaningConfig
 from data_pipeline.deduplication.exact import ExactDuplicatesConfig
 from data_pipeline.deduplication.minhash import NearDuplicatesConfig
@@ -33,6 +37,7 @@ from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import write_json
 from data_pipeline.foundation.progress import Task, say
+from data_pipeline.labels import PROBLEMS
 from data_pipeline.prepare import PrepareConfig, prepare
 from data_pipeline.readers.samples import SamplesConfig
 from data_pipeline.tokenization.bpe import BpeConfig
@@ -42,19 +47,24 @@ from train.source import locate_checkpoint
 from train.study.accuracy import accuracy_of, solve
 from train.study.page import write_page
 from train.study.problems import KINDS, draw_problems
+from train.study.reward import REWARD, half_learnt, reward_result, reward_settings
 from train.study.settings import StudyConfig, check_study
 from train.telemetry.recorder import read_lines
 
 BYTES_AND_END = 257
 """A vocabulary without merges: every digit is a token."""
 STEPS, DIRECT, DIRECT_AS_SUPERVISED = "steps", "direct", "direct, as much supervised"
-TEST_SEED = 1_000_003
-CHECKPOINTS = 10
+TEST_SEED, PROBLEMS_SEED = 1_000_003, 1_000_033
+PROBLEMS_TO_SOLVE = 4000
+"""Of a training by reward."""
+CHECKPOINTS = 8
 RESULT = "study.json"
 WITHOUT_CLEANING = CleaningConfig(
     duplicates=DuplicatesConfig(exact=ExactDuplicatesConfig(False), near=NearDuplicatesConfig(False))
 )
 OF_THE_STUDY = ("run.", "study.", "experiment=")
+OTHERWISE_BY_REWARD = ("model", "data", "batch", "objective", "optimizer", "schedule")
+"""Settings that a training by reward has of its own, or of the checkpoint that it begins with."""
 OF_EACH_RUN = {
     "data.path": "it makes its data",
     "seed": "study.seeds",
@@ -104,36 +114,39 @@ def run_study(composed: Composed[TrainConfig], dry_run: bool) -> int:
     if dry_run:
         say(f"would train and test in {root}")
         return 0
-    supervised = {kind: _prepare(root / "data", kind, study) for kind in KINDS if _steps_of(study, kind)}
-    ways = list(ways_of(study, supervised))
+    length = config.data.sequence_length
+    learnt = {kind: _prepare(root / "data", kind, study, length) for kind in KINDS if _steps_of(study, kind)}
+    ways = list(ways_of(study, learnt))
     at_once = study.at_once or len(os.sched_getaffinity(0))
+    torch.set_num_threads(1)
     say(f"{len(ways)} trainings, {at_once} at once, in {root}")
-    with Task("training", len(ways), "runs") as progress, ThreadPoolExecutor(at_once) as pool:
-        for _ in pool.map(lambda way: _train(root, way, composed.overrides), ways):
-            progress.advance()
     results = []
-    with Task("testing", len(ways), "runs") as progress:
-        for way in ways:
-            results.append(_test(root, way, study))
+    with Task("training", len(ways), "runs") as progress, ThreadPoolExecutor(at_once) as pool:
+        for result in pool.map(lambda way: _trained_and_tested(root, way, study, composed.overrides), ways):
+            results.append(result)
             progress.advance()
+    if study.reward_steps and study.product_steps:
+        results += _by_reward(root, ways, results, study, composed.overrides, at_once)
     write_json(root / RESULT, {"settings": asdict(study), "results": results})
     say(f"{write_page(root, results)}")
     return 0
 
 
-def ways_of(study: StudyConfig, supervised: dict[str, dict[str, float]]) -> Iterator[Way]:
+def ways_of(study: StudyConfig, learnt: dict[str, dict[str, int]]) -> Iterator[Way]:
     """Yield the trainings, the longest first.
 
     Args:
-        supervised: by kind of problem, the share of tokens that is learnt from with the steps and without.
+        learnt: by kind of problem, tokens of a sequence that are learnt from with the steps and without.
     """
     ways = []
-    for kind, shares in supervised.items():
+    for kind, of_sequence in learnt.items():
         steps = _steps_of(study, kind)
-        for seed in study.seeds:
-            ways += [Way(kind, STEPS, seed, steps), Way(kind, DIRECT, seed, steps)]
-            if kind == "chain":
-                as_many = round(steps * shares[STEPS] / shares[DIRECT])
+        for number, seed in enumerate(study.seeds):
+            ways.append(Way(kind, STEPS, seed, steps))
+            if kind == "chain" or number < study.controls:
+                ways.append(Way(kind, DIRECT, seed, steps))
+            if kind == "chain" and number < study.controls:
+                as_many = round(steps * of_sequence[STEPS] / of_sequence[DIRECT])
                 ways.append(Way(kind, DIRECT_AS_SUPERVISED, seed, as_many))
     yield from sorted(ways, key=lambda way: -way.steps)
 
@@ -142,30 +155,87 @@ def _steps_of(study: StudyConfig, kind: str) -> int:
     return int(getattr(study, f"{kind}_steps"))
 
 
-def _prepare(folder: Path, kind: str, study: StudyConfig) -> dict[str, float]:
-    """Make the datasets of a kind of problem; return the share of their tokens that is learnt from, by way."""
-    shares = {}
+def _prepare(folder: Path, kind: str, study: StudyConfig, length: int) -> dict[str, int]:
+    """Make the datasets of a kind of problem; return how many tokens of a sequence are learnt from, by way.
+
+    Args:
+        length: tokens of a sequence.
+    """
+    learnt = {}
     folder.mkdir(parents=True, exist_ok=True)
     problems = list(draw_problems(kind, study.samples, 0, held_out=False))
     for way in (STEPS, DIRECT):
         samples = [problem.sample(way == STEPS) for problem in problems]
         path = folder / f"{kind}-{way}.jsonl"
         path.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
-        learnt = sum(len(sample["completion"]) + 1 for sample in samples)
-        shares[way] = learnt / sum(len(sample["prompt"]) + len(sample["completion"]) + 1 for sample in samples)
+        # All problems of a kind are of one length; so many of them fit into a sequence.
+        completion = len(samples[0]["completion"]) + 1
+        learnt[way] = length // (len(samples[0]["prompt"]) + completion) * completion
         # Problems are alike, and are meant to be: the default would leave out most of them as near duplicates.
         config = PrepareConfig(str(folder / f"{kind}-{way}"), SamplesConfig([str(path)]), WITHOUT_CLEANING)
         prepare(replace(config, tokenizer=BpeConfig(BYTES_AND_END), workers=1))
-    return shares
+    return learnt
 
 
-def _train(root: Path, way: Way, typed: Sequence[str]) -> None:
-    """Train one way in a process of its own. Raises Failure: it ended otherwise than well."""
+def _by_reward(
+    root: Path,
+    ways: Sequence[Way],
+    results: Sequence[dict[str, Any]],
+    study: StudyConfig,
+    typed: Sequence[str],
+    at_once: int,
+) -> list[dict[str, Any]]:
+    """Go on by reward from where products are half learnt; return what that gives, by seed."""
+    halves = {}
+    for way, result in zip(ways, results, strict=True):
+        half = half_learnt(result["curve"]) if (way.problem, way.name) == ("product", STEPS) else None
+        if half is not None:
+            checkpoint = root / way.folder / "checkpoints" / f"step-{half['step']:08d}"
+            halves[replace(way, name=REWARD, steps=study.reward_steps)] = (checkpoint, result)
+    dataset = _prepare_problems(root / "data")
+    kept = [text for text in typed if not text.lstrip("+").startswith(OTHERWISE_BY_REWARD)]
+    with Task("learning by reward", len(halves), "runs") as progress, ThreadPoolExecutor(at_once) as pool:
+        settings = {way: reward_settings(checkpoint, dataset) for way, (checkpoint, _) in halves.items()}
+        for _ in pool.map(lambda way: _train(root, way, kept, settings[way]), halves):
+            progress.advance()
+    found = []
+    problems = list(draw_problems("product", study.problems, TEST_SEED, held_out=True))
+    for way, (_, result) in halves.items():
+        rows = read_lines(root / way.folder / "metrics.jsonl")
+        seconds = sum(row["step_seconds"] for row in rows)
+        solved = accuracy_of(solve(root / way.folder, problems))
+        found.append(reward_result(result, solved, way.steps, seconds, rows[-1]["tokens"]))
+    return found
+
+
+def _prepare_problems(folder: Path) -> Path:
+    """Make the dataset of products that only the answer is known of, others than those with steps."""
+    path = folder / "product-problems.jsonl"
+    problems = draw_problems("product", PROBLEMS_TO_SOLVE, PROBLEMS_SEED, held_out=False)
+    samples = ({"prompt": problem.question, "answer": problem.answer} for problem in problems)
+    path.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
+    config = PrepareConfig(str(path.with_suffix("")), SamplesConfig([str(path)], kind=PROBLEMS), WITHOUT_CLEANING)
+    prepare(replace(config, tokenizer=BpeConfig(BYTES_AND_END), workers=1))
+    return path.with_suffix("")
+
+
+def _trained_and_tested(root: Path, way: Way, study: StudyConfig, typed: Sequence[str]) -> dict[str, Any]:
+    """Train one way and return what it can do."""
+    settings = getattr(study, way.problem)
+    _train(root, way, typed, ("experiment=cot_theory", f"data.path='{root / 'data' / way.dataset}'", *settings))
+    return _test(root, way, study)
+
+
+def _train(root: Path, way: Way, typed: Sequence[str], begin: Sequence[str]) -> None:
+    """Train one way in a process of its own. Raises Failure: it ended otherwise than well.
+
+    Args:
+        begin: settings that those typed change.
+    """
     overrides = [
-        "experiment=cot_theory",
+        *begin,
         *(text for text in typed if not text.lstrip("+").startswith(OF_THE_STUDY)),
         "study.kind=null",
-        f"data.path='{root / 'data' / way.dataset}'",
         f"run.root='{root}'",
         f"run.name={way.folder}",
         f"seed={way.seed}",
@@ -193,17 +263,17 @@ def _test(root: Path, way: Way, study: StudyConfig) -> dict[str, Any]:
     run = root / way.folder
     problems = list(draw_problems(way.problem, study.problems, TEST_SEED, held_out=True))
     rows = read_lines(run / "metrics.jsonl")
-    seconds, curve, half = 0.0, [], None
+    seconds, curve = 0.0, []
     stops = {row["step"]: (seconds := seconds + row["step_seconds"]) for row in rows if "step_seconds" in row}
     checkpoints = list_checkpoints(run / "checkpoints") if way.name == STEPS else [locate_checkpoint(run)]
     for checkpoint in checkpoints:
         step = step_of(checkpoint)
         found = accuracy_of(solve(checkpoint, problems))
         curve.append({"step": step, "seconds": stops.get(step), **asdict(found)})
-        if 0.3 <= found.share <= 0.9 and (half is None or abs(found.share - 0.57) < abs(half[1].share - 0.57)):
-            half = (checkpoint, found)
     result = {**asdict(way), **curve[-1], "tokens_learnt": rows[-1]["tokens"], "curve": curve}
-    if half is not None and way.problem == "product" and study.votes:
-        voted = accuracy_of(solve(half[0], problems, study.votes))
-        result["vote"] = {"step": step_of(half[0]), "alone": asdict(half[1]), "votes": study.votes, **asdict(voted)}
+    half = half_learnt(curve)
+    if half is not None and way.problem == "product" and way.name == STEPS and study.votes:
+        checkpoint = run / "checkpoints" / f"step-{half['step']:08d}"
+        voted = accuracy_of(solve(checkpoint, problems, study.votes))
+        result["vote"] = {"step": half["step"], "alone": half, "votes": study.votes, **asdict(voted)}
     return result

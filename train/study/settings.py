@@ -19,6 +19,10 @@ class StudyConfig:
         samples: problems to train on.
         problems: to test on, none of which is trained on.
         chain_steps, product_steps: optimizer steps of each kind of problem; 0 leaves it out.
+        chain, product: settings of the trainings on each kind of problem, `KEY=VALUE`.
+        controls: seeds, the first ones, of the comparisons that take longest: products answered directly, and chains
+            until as many tokens were learnt.
+        reward_steps: of GRPO, from the product that is half learnt on; 0 leaves it out.
         votes: answers that are drawn of each problem for a vote, of the product that is half learnt.
         at_once: trainings side by side, each with one thread; as many as there are cores if None.
     """
@@ -27,8 +31,12 @@ class StudyConfig:
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     samples: int = 60_000
     problems: int = 500
-    chain_steps: int = 250
-    product_steps: int = 1200
+    chain_steps: int = 700
+    product_steps: int = 1700
+    chain: list[str] = field(default_factory=list)
+    product: list[str] = field(default_factory=list)
+    controls: int = 1
+    reward_steps: int = 50
     votes: int = 20
     at_once: int | None = None
 
@@ -39,7 +47,15 @@ def check_study(config: StudyConfig) -> None:
         raise UserError(f"study.kind={config.kind}: there is {', '.join(KINDS)}")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise UserError(f"study.seeds={config.seeds} must be different numbers, one at least")
-    for key, least in {"samples": 1000, "problems": 1, "chain_steps": 0, "product_steps": 0, "votes": 0}.items():
+    for key, least in {
+        "samples": 1000,
+        "problems": 1,
+        "chain_steps": 0,
+        "product_steps": 0,
+        "controls": 0,
+        "reward_steps": 0,
+        "votes": 0,
+    }.items():
         if getattr(config, key) < least:
             raise UserError(f"study.{key}={getattr(config, key)} must be at least {least}")
     if not config.chain_steps and not config.product_steps:

@@ -80,6 +80,8 @@ class Display:
         parts = [f"step {row['step']:,}/{self.total_steps:,}"]
         if _measured(row, "loss"):
             parts.append(f"loss {row['loss']:.4f}")
+        if _measured(row, "reward"):
+            parts.append(f"reward {row['reward']:.3f}")
         if _measured(row, "validation_loss"):
             parts.append(f"validation {row['validation_loss']:.4f}")
         if _measured(row, "grad_norm"):
@@ -114,6 +116,8 @@ class Display:
         if _measured(row, "loss"):
             figures.append("loss ", style="dim").append(f"{row['loss']:.4f}", style="bold")
             figures.append(f" {sparkline(self._losses.values, SPARK_COLUMNS)}", style="cyan")
+        if _measured(row, "reward"):
+            figures.append("  reward ", style="dim").append(f"{row['reward']:.3f}", style="bold")
         if self._validation_loss is not None:
             figures.append("  validation ", style="dim").append(f"{self._validation_loss:.4f}", style="bold")
         figures.append("  " + "  ".join(self._speed(row)), style="dim")

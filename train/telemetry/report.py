@@ -49,6 +49,12 @@ class Chart:
 CHARTS = (
     Chart("loss", "Loss, nats per target", "number", validation="validation_loss"),
     Chart("validation_accuracy", "Held-out pairs whose better answer gained more", "share", is_smoothed=False),
+    Chart("reward", "Reward of an answer", "number", validation="validation_solved"),
+    Chart("solved", "Problems with a right answer", "share"),
+    Chart("informative", "Problems whose answers differ in reward", "share"),
+    Chart("answer_tokens", "Tokens of an answer", "number", validation="validation_answer_tokens"),
+    Chart("kl", "KL divergence from the reference, nats per token", "number"),
+    Chart("clipped", "Tokens whose ratio was clipped", "share"),
     Chart("tokens_per_second", "Tokens per second", "amount"),
     Chart("step_seconds", "Time of a step", "seconds"),
     Chart("learning_rate", "Learning rate", "number", is_smoothed=False),

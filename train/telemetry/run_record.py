@@ -107,6 +107,12 @@ class RunRecord(AbstractContextManager):
             self._recorder.event("step_skipped", step, reason=reason, loss=loss, grad_norm=norm, sequences=sequences)
             self._display.note(f"step {step:,} is skipped: {reason}")
 
+    def nothing_learnt(self, step: int, reason: str) -> None:
+        """Record that steps go by from which nothing can be learnt."""
+        if self._world.is_main:
+            self._recorder.event("nothing_learnt", step, reason=reason)
+            self._display.note(f"step {step:,}, {reason}")
+
     def straggler(self, step: int, slow: Straggler) -> None:
         """Record that a rank has become slow."""
         if self._world.is_main:

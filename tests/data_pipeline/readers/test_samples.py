@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from data_pipeline.foundation.errors import UserError
-from data_pipeline.labels import LEARNT, MARKUP, REJECTED
+from data_pipeline.labels import EXPECTED, LEARNT, MARKUP, REJECTED
 from data_pipeline.preparation.sample_tokens import encode_sample
 from data_pipeline.readers.document import Document, Unreadable
 from data_pipeline.readers.samples import Samples, SamplesConfig
@@ -104,6 +104,31 @@ def test_two_answers_stand_behind_their_prompt_each(tmp_path, tokenizer):
         assert tokens[half - 1] == tokens[-1] == tokenizer.end_of_document
         prompt = int((labels[:half] == 0).sum())
         assert tokens[:prompt].tolist() == tokens[half : half + prompt].tolist()
+
+
+def test_of_a_problem_the_prompt_is_what_a_model_is_asked_and_the_answer_is_only_expected(tmp_path, tokenizer):
+    (document,) = read(tmp_path, {"prompt": "2+3=", "answer": "5", "completion": "so 5"}, kind="problems")
+    assert pieces(document) == [("2+3=", 0), ("5", EXPECTED)]
+    reference = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend, chat_template=CHAT_TEMPLATE)
+    (document,) = read(tmp_path, {"prompt": CONVERSATION[:4], "answer": "5"}, kind="problems")
+    *asked, (answer, label) = pieces(document)
+    expected = reference.apply_chat_template(CONVERSATION[:4], tokenize=False, add_generation_prompt=True)
+    assert "".join(text for text, _ in asked) == expected
+    assert (answer, label) == ("5", EXPECTED) and not any(label & ~MARKUP for _, label in asked)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"prompt": "2+3=", "completion": "5"}, "corpus.kind=problems has `prompt` and `answer`; this one has"),
+        ({"prompt": "2+3=", "answer": ""}, "the answer is empty"),
+        ({"prompt": "", "answer": "5"}, "nothing is asked"),
+        ({"prompt": "2+3=", "answer": 5}, "`answer` must be text"),
+    ],
+)
+def test_a_problem_without_its_answer_is_named(tmp_path, record, message):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, record, kind="problems")
 
 
 def test_nothing_foretells_the_first_token_of_a_sample(tmp_path, tokenizer):

@@ -74,11 +74,26 @@ class PromptedTask(TaskConfig):
         """Return the whole prompt of each record."""
         before = self.introduction
         if self.examples is not None and self.shots:
-            for record in read_records(self.examples, folder, self.example_columns or self.columns, self.shots):
-                answer = self.shown_answer(record, name)
-                before += render(self.prompt, record, f"{name}: prompt") + self.delimiter + answer + self.separator
-        return [before + render(self.prompt, record, f"{name}: prompt") for record in records]
+            for record in self._examples(folder, self.shots):
+                before += self._asked(record, name) + self._answered(record, name) + self.separator
+        return [before + self._asked(record, name) for record in records]
+
+    def samples(self, folder: Path, name: str, limit: int | None) -> list[dict[str, str]]:
+        """Return the first examples, each as a prompt of its own and what completes it."""
+        return [
+            {"prompt": self.introduction + self._asked(record, name), "completion": self._answered(record, name)}
+            for record in self._examples(folder, limit)
+        ]
 
     def shown_answer(self, record: Record, name: str) -> str:
         """Return an example's answer as it is shown."""
         return render(self.example_answer or self.answer, record, f"{name}: example_answer")
+
+    def _examples(self, folder: Path, limit: int | None) -> list[Record]:
+        return read_records(self.examples, folder, self.example_columns or self.columns, limit)
+
+    def _asked(self, record: Record, name: str) -> str:
+        return render(self.prompt, record, f"{name}: prompt")
+
+    def _answered(self, record: Record, name: str) -> str:
+        return self.delimiter + self.shown_answer(record, name)
