@@ -16,6 +16,7 @@ VERBS = {
     "serve": ("train.serve.command", "an OpenAI-compatible service for a model, and a page to chat at"),
     "export": ("train.exchange.export", "a run or a checkpoint → a Hugging Face folder or a GGUF file, proven equal"),
     "import": ("train.exchange.intake", "a Hugging Face folder or a GGUF file → a checkpoint, proven equal"),
+    "compress": ("train.compress.compress", "a model quantized or pruned, with what it costs"),
     "report": ("train.telemetry.report", "one run or several side by side → one page"),
     "jobs": ("launch.slurm.jobs", "runs that were submitted to SLURM: state, step, loss, time left"),
     "logs": ("launch.slurm.logs", "what a submitted run prints"),

@@ -69,6 +69,7 @@ VERB = Verb(
         "experiment",
         "model",
         "objective",
+        "quantization",
         "optimizer",
         "schedule",
         "zero",

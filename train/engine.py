@@ -18,6 +18,7 @@ from train.deepspeed_settings import ZeroConfig, deepspeed_settings
 from train.distributed import World
 from train.extensions import import_deepspeed
 from train.model.adapters import LoraConfig, attach_adapters, freeze
+from train.model.compressible import QuantizationAwareConfig, view_weights
 from train.model.initialisation import initialise_parameter
 from train.model.transformer import Transformer, TransformerConfig
 from train.objective import Objective
@@ -62,6 +63,8 @@ class Engine:
         activation_checkpointing: recompute blocks in the backward pass instead of keeping their activations.
         passed_through: more options for DeepSpeed, already checked.
         lora: adapters; with a rank all other weights are frozen, and have no value before some are loaded.
+        quantization: that the weights are seen through.
+        pruned: the zeros of the blocks' matrices stay.
 
     Raises:
         UserError: DeepSpeed refuses its configuration.
@@ -79,6 +82,8 @@ class Engine:
         activation_checkpointing: bool = False,
         passed_through: dict[str, Any] | None = None,
         lora: LoraConfig | None = None,
+        quantization: QuantizationAwareConfig | None = None,
+        pruned: bool = False,
     ):
         deepspeed = import_deepspeed()
         self.world, self.batch, self.stage, self.lora = world, batch, zero.stage, lora or LoraConfig()
@@ -87,6 +92,7 @@ class Engine:
         try:
             module = _build(model, seed, world, zero.stage, settings, self.lora, DTYPES[precision.kind])
             module.checkpoint_activations = activation_checkpointing
+            view_weights(module, quantization or QuantizationAwareConfig(), pruned)
             self.deepspeed, *_ = deepspeed.initialize(
                 model=module,
                 optimizer=build_optimizer(optimizer, module),

@@ -125,7 +125,7 @@ VERB = Verb(
     run=run,
     groups=("strategy",),
     keys=(
-        ("source", "a run's folder or a checkpoint"),
+        ("source", "a run's folder, a checkpoint or an exported model"),
         ("prompt", "beginning of the text; left out, prompts are read from standard input"),
         ("tokens", "most tokens to write"),
         ("temperature", "0 always takes the likeliest token"),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from data_pipeline.curriculum import Segment
 from data_pipeline.dataset import stage_tokens
 from data_pipeline.foundation.configuration import Composed
+from data_pipeline.foundation.errors import UserError
 from data_pipeline.packing import CONCATENATE
 from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
@@ -23,6 +24,7 @@ from train.memory.layout import STATE_BYTES, Layout
 from train.memory.room import Room, check_room, find_room, gigabytes, ranks_on_this_machine
 from train.memory.sizes import parameter_sizes
 from train.model.adapters import LoraConfig
+from train.model.compressible import check_quantization
 from train.model.transformer import TransformerConfig
 from train.objective import check_objective_data
 from train.run_data import RunData, open_run_data
@@ -108,6 +110,13 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     start = find_start(config.model, config.start_from, run, data.tokenizer, data.name, composed.overrides)
     shape = start.model if start else config.model
     model = shape.resolve(data.tokenizer.vocabulary_size, packed=config.data.packing != CONCATENATE)
+    check_quantization(config.quantization, config.lora.rank, model)
+    if start and start.pruning and (config.lora.rank or config.optimizer.kind != "adamw"):
+        filling = f"lora.rank={config.lora.rank}" if config.lora.rank else f"optimizer={config.optimizer.kind}"
+        raise UserError(
+            f"start_from={config.start_from} is pruned, and {filling} would fill its zeros: train all weights by "
+            "optimizer=adamw"
+        )
     check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name, config.data.packing)
     frozen = find_frozen(config, model, run, data.tokenizer, data.name)
     check_run(run, composed)
@@ -115,6 +124,8 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     trained = parameter_sizes(model, config.optimizer.decay_all, config.lora)
     parameters = parameter_sizes(model).total
     unchanged = (parameters if config.lora.rank else 0) + (parameter_sizes(frozen.model).total if frozen else 0)
+    if config.quantization.bits:
+        unchanged += parameters  # the backward pass keeps what weights were seen as
     assert model.vocabulary_size is not None
     return Prepared(
         model=model,

@@ -14,6 +14,7 @@ from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zer
 from train.distributed import ClusterConfig
 from train.guard import GuardConfig, check_guard
 from train.model.adapters import LoraConfig, check_lora
+from train.model.compressible import QuantizationAwareConfig, check_quantization
 from train.model.transformer import TransformerConfig
 from train.objective import ObjectiveConfig, check_objective
 from train.optimizer import OptimizerConfig, check_optimizer
@@ -69,6 +70,7 @@ class TrainConfig:
     model: TransformerConfig = field(default_factory=TransformerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    quantization: QuantizationAwareConfig = field(default_factory=QuantizationAwareConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
@@ -134,6 +136,7 @@ def check_settings(config: TrainConfig) -> None:
     check_schedule(config.schedule, config.steps)
     check_objective(config.objective, config.start_from)
     check_lora(config.lora, config.start_from)
+    check_quantization(config.quantization, config.lora.rank, None)
     check_optimizer(config.optimizer)
     check_checkpoints(config.checkpoint, config.validation.every)
     check_guard(config.guard)

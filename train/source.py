@@ -1,4 +1,4 @@
-"""From what a user calls `source` to a checkpoint: a run's newest whole one, or the one named."""
+"""From what a user calls `source` to a model: a run's newest whole checkpoint, the one named, or an exported model."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from rich.markup import escape
 
-from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.progress import say
 from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 from train.checkpoint.folder import MANIFEST, TOKENIZER, list_checkpoints, verify_checkpoint
-from train.checkpoint.load import load_transformer, read_model_description, read_trainer_state
+from train.checkpoint.load import load_for_inference, read_model_description, read_trainer_state
 from train.model.transformer import Transformer
 
 
@@ -21,10 +21,10 @@ class Loaded:
     """A model ready for inference, with the tokenizer it was trained with.
 
     Args:
-        folder: of the checkpoint.
+        folder: of the checkpoint, or what an exported model is.
         run: folder of its run, if it lies in one.
-        sequence_length: T it was trained with.
-        step: at which it was saved.
+        sequence_length: T it was trained with; of a model from elsewhere, what is scored at once.
+        step: at which it was saved; 0 of a model that others trained.
     """
 
     model: Transformer
@@ -56,25 +56,58 @@ def locate_checkpoint(source: Path, key: str = "source") -> Path:
         if not (problems := verify_checkpoint(checkpoint)):
             return checkpoint
         say(escape(f"checkpoint {checkpoint.name} is not used: {'; '.join(problems)}"))
+    if (source / "config.json").is_file():
+        raise UserError(f"{key}={source} is a Hugging Face folder: make a checkpoint of it by `headrace import`")
     raise UserError(f"{key}={source} is neither a checkpoint nor a run's folder with a whole checkpoint")
 
 
 def load_source(source: Path) -> Loaded:
     """Load the model that a path means, on the first GPU if there is one.
 
+    Args:
+        source: a run, a checkpoint, or an exported model: a Hugging Face folder or a GGUF file of the Llama family,
+            which is taken as it stands, with no comparison but that of the checksums of an export of ours.
+
     Raises:
-        UserError: the path means no checkpoint.
-        Failure: the checkpoint is damaged.
+        UserError: the path means none of them, or a model that ours can't be.
+        Failure: what it means is damaged.
     """
-    folder = locate_checkpoint(source)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_transformer(folder, device)
+    if (source / "config.json").is_file() or source.suffix == ".gguf":
+        return _load_exported(source, device)
+    if source.is_file():
+        raise UserError(f"source={source} is neither a run, a checkpoint, a Hugging Face folder nor a .gguf file")
+    folder = locate_checkpoint(source)
     run = folder.parent.parent if (folder.parent.parent / "config.yaml").exists() else None
     return Loaded(
-        model=model,
+        model=load_for_inference(folder, device),
         tokenizer=load_tokenizer(folder / TOKENIZER),
         folder=folder,
         run=run,
         sequence_length=read_model_description(folder)["sequence_length"],
         step=read_trainer_state(folder).step,
+    )
+
+
+def _load_exported(source: Path, device: torch.device) -> Loaded:
+    # Here, for what exchanges models finds their checkpoints by this module.
+    from train.exchange.intake import open_incoming
+    from train.exchange.new_checkpoint import WINDOW
+    from train.exchange.record import RECORD, verify_export
+
+    if (source / RECORD).exists() and (problems := verify_export(source)):
+        raise Failure(f"export {source} is damaged: {'; '.join(problems)}")
+    incoming = open_incoming(source, None)
+    with device:
+        model = Transformer(incoming.config)
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(incoming.read(name))
+    lineage = incoming.origin["lineage"] or {}
+    return Loaded(
+        model=model.eval(),
+        tokenizer=incoming.tokenizer,
+        folder=source,
+        run=None,
+        sequence_length=min(WINDOW, incoming.config.maximum_length),
+        step=lineage.get("step", 0),
     )

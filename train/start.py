@@ -27,11 +27,13 @@ class Start:
     Args:
         model: its shape.
         lineage: which checkpoint, by the hash of its manifest, and where it came from itself.
+        pruning: how it was pruned, if it was: its zeros then stay.
     """
 
     checkpoint: Path
     model: TransformerConfig
     lineage: dict[str, Any]
+    pruning: dict[str, Any] | None = None
 
 
 def find_start(
@@ -60,7 +62,8 @@ def find_start(
         return None
     is_gone = not Path(source).is_dir() and bool(list_checkpoints(run.checkpoints))
     checkpoint = locate_checkpoint(run.path if is_gone else Path(source), "start_from")
-    shape = dict(read_model_description(checkpoint)["model"])
+    description = read_model_description(checkpoint)
+    shape = dict(description["model"])
     if load_tokenizer(checkpoint / TOKENIZER).fingerprint != tokenizer.fingerprint:
         raise UserError(
             f"start_from={source} was trained with another tokenizer than {data}: prepare that with tokenizer=file "
@@ -74,7 +77,7 @@ def find_start(
         elif key == "model" or key.startswith("model."):
             raise UserError(f"{override}: the model is that of start_from={source}; leave it out")
     origin = read_trainer_state(checkpoint).lineage["start"] if is_gone else origin_of(checkpoint)
-    return Start(checkpoint, TransformerConfig(**shape), origin)
+    return Start(checkpoint, TransformerConfig(**shape), origin, description.get("pruning"))
 
 
 def origin_of(checkpoint: Path) -> dict[str, Any]:

@@ -87,6 +87,8 @@ class Trainer:
             self.config.activation_checkpointing,
             self.config.deepspeed,
             self.config.lora,
+            self.config.quantization,
+            pruned=prepared.start is not None and prepared.start.pruning is not None,
         )
         self.rollouts: Rollouts | None = None
         if self.config.objective.kind == "grpo":
@@ -406,6 +408,8 @@ class Trainer:
                 "model": vars(self.prepared.model),
                 "sequence_length": self.config.data.sequence_length,
                 **({"lora": vars(self.config.lora)} if self.config.lora.rank else {}),
+                **({"quantization_aware": vars(self.config.quantization)} if self.config.quantization.bits else {}),
+                **({"pruning": start.pruning} if (start := self.prepared.start) and start.pruning else {}),
             },
             dataset_fingerprint=self.run.dataset_fingerprint,
             configuration_fingerprint=self.run.fingerprint,

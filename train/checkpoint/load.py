@@ -21,12 +21,14 @@ from train.checkpoint.folder import (
     step_of,
     verify_checkpoint,
 )
+from train.checkpoint.packed_file import PACKED, PackedFile
 from train.checkpoint.pieces import frozen_pieces, local_pieces, moments_in, restore_optimizer, spread_masters
 from train.checkpoint.save import TrainerState, restore_loss_scaler, restore_random_state
 from train.checkpoint.state_file import MASTER, StateFile
 from train.distributed import World
 from train.engine import Engine
 from train.model.adapters import LoraConfig
+from train.model.quantized import quantized_transformer
 from train.model.transformer import Transformer, TransformerConfig
 
 
@@ -128,11 +130,12 @@ def read_model_description(folder: Path) -> dict[str, Any]:
 def load_transformer(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Transformer:
     """Build the model of a checkpoint with its master weights, adapters merged, for inference, without DeepSpeed.
 
+    Quantized weights are restored.
+
     Raises:
         Failure: the checkpoint is damaged or lacks part of a parameter.
     """
-    if problems := verify_checkpoint(folder):
-        raise Failure(f"checkpoint {folder} is damaged: {'; '.join(problems)}")
+    _require_whole(folder)
     config = TransformerConfig(**read_model_description(folder)["model"])
     reader = StateReader(folder)
     with device:
@@ -142,8 +145,36 @@ def load_transformer(folder: Path, device: torch.device, dtype: torch.dtype = to
     return model.eval()
 
 
+def load_for_inference(folder: Path, device: torch.device) -> Transformer:
+    """Build the model of a checkpoint as `load_transformer` does, but leave quantized weights as they are.
+
+    Raises:
+        Failure: the checkpoint is damaged or lacks part of a parameter.
+    """
+    if (packed := packed_file(folder)) is None:
+        return load_transformer(folder, device)
+    _require_whole(folder)
+    config = TransformerConfig(**read_model_description(folder)["model"])
+    return quantized_transformer(
+        config,
+        {name: packed.packed(name) for name in packed.schemes},
+        {name: packed.values(name) for name in sorted(packed.parameters - packed.schemes.keys())},
+        device,
+    )
+
+
+def packed_file(folder: Path) -> PackedFile | None:
+    """Return the quantized weights of a checkpoint, if that is what it has."""
+    return PackedFile(folder / PACKED) if PACKED in load_checkpoint_manifest(folder).files else None
+
+
+def _require_whole(folder: Path) -> None:
+    if problems := verify_checkpoint(folder):
+        raise Failure(f"checkpoint {folder} is damaged: {'; '.join(problems)}")
+
+
 class StateReader:
-    """All pieces of a checkpoint, over all its state files.
+    """All pieces of a checkpoint, over all its state files; of a compressed one, quantized weights restored.
 
     Args:
         merges: give weights that adapters stand beside with what the adapters add to them.
@@ -154,6 +185,7 @@ class StateReader:
         # Those of the manifest, which have been verified; whatever else lies there isn't the checkpoint's.
         names = [name for name in load_checkpoint_manifest(folder).files if name.startswith("state-")]
         files = [StateFile(folder / name) for name in sorted(names) if (folder / name).exists()]
+        self._packed = packed_file(folder)
         self._pieces: dict[str, list[tuple[Any, StateFile]]] = {}
         for file in files:
             for piece in file.pieces:
@@ -181,6 +213,14 @@ class StateReader:
 
     def _fill(self, parameter: str, kind: str, shape: tuple[int, ...], start: int, out: Tensor) -> None:
         stop = start + out.numel()
+        if self._packed is not None and kind == MASTER and parameter in self._packed.parameters:
+            values = self._packed.values(parameter)
+            if tuple(values.shape) != tuple(shape):
+                raise UserError(
+                    f"{self._folder} is of another model: {parameter} is {tuple(values.shape)} there, {shape} here"
+                )
+            out.copy_(values.view(-1)[start:stop])
+            return
         found = 0
         for piece, file in self._pieces.get(f"{parameter}/{kind}", []):
             if piece.shape != shape:

@@ -22,7 +22,7 @@ class EvaluateConfig:
     """What is scored, on what.
 
     Args:
-        source: a run's folder or a checkpoint.
+        source: a run's folder, a checkpoint or an exported model.
         data: a dataset folder, here or at a URL; None for the one that the run was trained with.
         split: of the dataset.
         text: a text file to score instead of a dataset.
@@ -255,7 +255,7 @@ VERB = Verb(
     run=run,
     groups=("strategy",),
     keys=(
-        ("source", "a run's folder or a checkpoint"),
+        ("source", "a run's folder, a checkpoint or an exported model"),
         ("data", "a dataset folder or its URL; the run's own if left out"),
         ("split", "validation or train"),
         ("text", "a text file instead of a dataset"),

@@ -13,7 +13,7 @@ from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 from train.checkpoint.folder import TOKENIZER, verify_checkpoint
 from train.checkpoint.load import read_model_description, read_trainer_state
 from train.exchange.architectures import shapes_of
-from train.exchange.lineage import lineage_of, measured_in
+from train.exchange.lineage import lineage_of, measured_in, measured_of_compressed
 from train.exchange.weights import CheckpointWeights
 from train.model.transformer import TransformerConfig
 from train.source import locate_checkpoint
@@ -71,5 +71,5 @@ def open_source(path: Path) -> Source:
         tokenizer=tokenizer,
         weights=CheckpointWeights(folder, shapes_of(config)),
         lineage=lineage_of(folder),
-        measured=measured_in(run_or_none, read_trainer_state(folder).step),
+        measured=measured_in(run_or_none, read_trainer_state(folder).step) | measured_of_compressed(folder),
     )

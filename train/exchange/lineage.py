@@ -38,6 +38,15 @@ def measured_in(run: Path | None, step: int) -> dict[str, dict[str, Any]]:
     return figures
 
 
+def measured_of_compressed(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """Return what a checkpoint that was compressed was measured at before and after; of others nothing."""
+    from train.compress.record import RECORD, figures_of
+
+    if RECORD not in load_checkpoint_manifest(checkpoint).files:
+        return {}
+    return {RECORD: figures_of(_json(checkpoint / RECORD))}
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -78,7 +78,11 @@ def _measured(figures: dict[str, dict[str, Any]]) -> list[str]:
     if not figures:
         return ["Nothing was measured of this checkpoint in its run's folder.", ""]
     lines = []
-    titles = {"summary.json": "By the run, on its validation split:", "evaluation.json": "By `headrace evaluate`:"}
+    titles = {
+        "summary.json": "By the run, on its validation split:",
+        "evaluation.json": "By `headrace evaluate`:",
+        "compression.json": "By `headrace compress`, before and after:",
+    }
     for source, values in figures.items():
         lines += [titles[source], "", *_table(values), ""]
     return lines

@@ -18,7 +18,7 @@ class GenerateConfig(SamplingConfig):
     """What `headrace generate` continues, and how.
 
     Args:
-        source: a run's folder or a checkpoint.
+        source: a run's folder, a checkpoint or an exported model.
         prompt: beginning of the text; None reads prompts from standard input, one a line.
         count: texts to write for each prompt, with seeds counted up from `seed`.
         strategy: how a prompt is asked as a question; None continues it as a text.

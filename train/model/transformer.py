@@ -148,13 +148,15 @@ class Head(nn.Module):
         super().__init__()
         assert config.vocabulary_size is not None
         self.weight = nn.Parameter(torch.empty(config.vocabulary_size, config.width))
+        self.view: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x_BTD: Tensor, targets_BT: Tensor | None, z_loss: float, output: Output | None) -> Tensor:
+        weight = self.weight if self.view is None else self.view(self.weight)
         if output is not None:
-            return output(x_BTD.flatten(0, 1), self.weight)
+            return output(x_BTD.flatten(0, 1), weight)
         if targets_BT is None:
-            return x_BTD @ self.weight.t()
-        return linear_cross_entropy(x_BTD.flatten(0, 1), self.weight, targets_BT.flatten(), z_loss)
+            return x_BTD @ weight.t()
+        return linear_cross_entropy(x_BTD.flatten(0, 1), weight, targets_BT.flatten(), z_loss)
 
 
 class Transformer(nn.Module):

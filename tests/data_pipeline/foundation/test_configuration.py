@@ -12,6 +12,7 @@ from data_pipeline.readers.sources import SourceConfig
 from launch import schemas as launch_schemas
 from launch.plan.settings import PlanConfig, register_plan
 from train.chain_of_thought.strategy import StrategyConfig
+from train.compress.settings import CompressConfig
 from train.generation.settings import GenerateConfig
 from train.schemas import register_schemas
 from train.settings import TrainConfig
@@ -53,6 +54,9 @@ def test_every_option_of_every_group_composes(group):
         elif group in ("device", "network"):
             register_plan()
             compose_configuration("plan", [f"{group}={option}"], PlanConfig)
+        elif group == "method":
+            register("compress_schema", CompressConfig)
+            compose_configuration("compress", ["source=x", "output=x", f"method={option}"], CompressConfig)
         elif group == "strategy":
             register("generate_schema", GenerateConfig)
             register("strategy_schema", StrategyConfig, group="strategy")

@@ -1,0 +1,1 @@
+"""Models made smaller: quantized, pruned, with fewer layers or narrower ones."""
