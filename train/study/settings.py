@@ -31,8 +31,8 @@ class StudyConfig:
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     samples: int = 60_000
     problems: int = 500
-    chain_steps: int = 700
-    product_steps: int = 1700
+    chain_steps: int = 350
+    product_steps: int = 2400
     chain: list[str] = field(default_factory=list)
     product: list[str] = field(default_factory=list)
     controls: int = 1
