@@ -56,7 +56,7 @@ def measure_importance(model: Transformer, calibration: Calibration) -> Importan
                 block.feed_forward.down.register_forward_pre_hook(see_channels),
                 block.attention.output.register_forward_pre_hook(see_heads),
             ]
-            output = block(hidden, rotary)
+            output, _ = block(hidden, rotary)
             for handle in handles:
                 handle.remove()
             blocks[number] += (1 - cosine_similarity(hidden, output, dim=2)).sum()

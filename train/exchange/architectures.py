@@ -52,6 +52,8 @@ def model_type_of(config: TransformerConfig) -> str:
     Raises:
         UserError: none does.
     """
+    if config.experts:
+        raise UserError(f"models with experts can't be exported, and this one has {config.experts}")
     biases = f"biases on {_biases(config)}"
     if config.query_key_norm:
         if config.attention_bias == config.attention_output_bias and not config.feed_forward_bias:

@@ -25,7 +25,7 @@ Forward = Callable[[Tensor, "NextTokens | Passage", Tensor], Tensor]
 
 def forward_of(model: Transformer) -> Forward:
     """Return the fastest way to compute a model: fused, or as it is where its layers are no plain matrices."""
-    plain = all(
+    plain = not model.config.experts and all(
         type(module) is Linear and module.adapter is None
         for block in model.blocks
         for name, module in block.named_modules()

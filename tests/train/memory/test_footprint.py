@@ -69,7 +69,16 @@ def test_what_a_rank_holds_of_whole_parameters_is_what_counting_each_element_fin
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("shape", [{}, {"tied_embeddings": False, "key_value_heads": 4}, {"query_key_norm": True}])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"tied_embeddings": False, "key_value_heads": 4},
+        {"query_key_norm": True},
+        {"experts": 6, "active_experts": 2, "hidden_width": 64},
+        {"experts": 6, "active_experts": 3, "hidden_width": 64, "shared_width": 96},
+    ],
+)
 def test_activations_are_what_autograd_keeps(shape, precision):
     config = TransformerConfig(**{**vars(MODEL), **shape})
     layout = Layout(1, micro=2, length=256, precision=precision)
