@@ -24,7 +24,8 @@ from train.model.initialisation import initialise_parameter
 from train.model.transformer import Transformer, TransformerConfig
 from train.objective import Objective
 from train.optimizer import OptimizerConfig, build_optimizer
-from train.parallel import ParallelConfig, find_place
+from train.parallel import ParallelConfig
+from train.place import find_place
 from train.precision import DTYPES, PrecisionConfig
 from train.stragglers import DeviceClock
 from train.update import Update

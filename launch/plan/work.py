@@ -27,6 +27,7 @@ class Work:
         attention_flops: of a forward pass over the causal half.
         moved: elements that kernels between the products read and write in a forward pass of the blocks.
         loss_bytes: that the loss reads and writes, its gradient with it.
+        exchanged: elements that a forward pass sends around attention where ranks share sequences.
     """
 
     parameters: int
@@ -36,6 +37,7 @@ class Work:
     attention_flops: float
     moved: float
     loss_bytes: float
+    exchanged: int = 0
 
     @property
     def model_flops(self) -> float:
@@ -69,4 +71,5 @@ def work_of(model: TransformerConfig, length: int) -> Work:
         attention_flops=model.layers * attention,
         moved=model.layers * per_block,
         loss_bytes=LOSS_BYTES * model.vocabulary_size,
+        exchanged=model.layers * 2 * (queries + keys),
     )

@@ -37,9 +37,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory, small_dataset: Path) -> 
     by_ranks = {
         1: run_plans(folder, 1, alone(folder)),
         2: run_plans(folder, 2, together(folder)),
-        4: run_plans(folder, 4, [{"name": f"shared by pairs {stage}", "stage": stage, "steps": 8, "sequence": 2}
-                                 for stage in (1, 3)]),
-    }  # fmt: skip
+    }
     by_ranks[1] |= run_plans(folder, 1, alone_again(folder))
     return Trainings(folder, by_ranks)
 
@@ -211,18 +209,16 @@ def adapted(folder: Path, ranks: int) -> list[dict[str, Any]]:
 
 
 def routed(folder: Path, ranks: int) -> list[dict[str, Any]]:
-    """A model with experts at every stage; saved on the way by the first, and gone on with by the last."""
-    to = f"{folder}/{ranks}-experts"
-    plans: list[dict[str, Any]] = [
-        {"name": f"experts {stage}", "stage": stage, "experts": True, "steps": 8} for stage in STAGES
-    ]
-    plans[0] |= {"save_at": {"4": to, "8": to}}
+    """A model with experts at every stage; saved on the way by the first, and gone on with by it and by the last."""
+    to, common = f"{folder}/{ranks}-experts", {"experts": True, "steps": 8}
     load = f"{to}/step-00000004"
-    plans += [{"name": f"experts 0 to {stage}", "stage": stage, "experts": True, "steps": 8, "load": load}
-              for stage in (0, 3)]  # fmt: skip
-    plans[-2] |= {"save_at": {"8": f"{to}-resumed"}}
-    return [*plans, {"name": "experts recomputed", "stage": 3, "experts": True, "steps": 8, "micro": 4,
-                     "activation_checkpointing": True}]  # fmt: skip
+    return [
+        {"name": "experts 0", "stage": 0, "save_at": {"4": to, "8": to}, **common},
+        *({"name": f"experts {stage}", "stage": stage, **common} for stage in (STAGES[1:] if ranks == 2 else (3,))),
+        {"name": "experts 0 to 0", "stage": 0, "load": load, "save_at": {"8": f"{to}-resumed"}, **common},
+        {"name": "experts 0 to 3", "stage": 3, "load": load, **common},
+        {"name": "experts recomputed", "stage": 3, "micro": 4, "activation_checkpointing": True, **common},
+    ]
 
 
 def shared(folder: Path) -> list[dict[str, Any]]:

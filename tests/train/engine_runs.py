@@ -38,7 +38,8 @@ from train.model.transformer import Transformer, TransformerConfig
 from train.objective import Objective, ObjectiveConfig, build_objective
 from train.objective.group_relative import Answers, GroupRelativePolicy
 from train.optimizer import OptimizerConfig
-from train.parallel import ParallelConfig, Place
+from train.parallel import ParallelConfig
+from train.place import Place
 from train.precision import PrecisionConfig
 from train.replicas import check_replicas
 

@@ -78,13 +78,15 @@ def activations(model: TransformerConfig, layout: Layout) -> Activations:
 def _experts(model: TransformerConfig, layout: Layout) -> int:
     """Return the bytes a token keeps in a mixture of experts.
 
-    The router keeps its input in float32, unless that is the norm's output itself, and its scores as probabilities
-    twice; what was chosen is kept as weights, order and place. Each expert's row keeps its input, what a feed-forward
-    layer does, and its output.
+    The router keeps its scores, their probabilities twice, and its input in float32: where that isn't the norm's own
+    output, nobody keeps the latter but an expert for all tokens. What was chosen is kept as weights, order and place.
+    Each expert's row keeps its input, what a feed-forward layer does, and its output.
     """
     chosen, width = model.active_experts, model.width
-    router = (FLOAT * width if layout.element != FLOAT else 0) + FLOAT * 4 * model.experts
-    rows = chosen * (layout.element * (4 * model.hidden_width + 2 * width) + 5 * INTEGER)
+    router = FLOAT * 3 * model.experts
+    if layout.element != FLOAT:
+        router += FLOAT * width - (0 if model.shared_width else layout.element * width)
+    rows = chosen * (layout.element * (4 * model.hidden_width + 2 * width) + 3 * INTEGER + 3 * FLOAT)
     return router + rows + layout.element * 4 * model.shared_width
 
 

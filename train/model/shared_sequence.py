@@ -4,8 +4,8 @@ All that works on a token by itself needs nothing for that. Attention looks at w
 rank's part of the tokens with all heads into all tokens with its part of the heads, and another one turns the result
 back (Jacobs et al. 2023, DeepSpeed Ulysses). Each moves no more than a rank's own part, however many ranks there are.
 
-Shape suffixes: B sequences, T tokens of a whole sequence, t of this rank's part, H heads, h of this rank's part, K width
-of a head, N ranks that share a sequence.
+Shape suffixes: B sequences, T tokens of a whole sequence, t of this rank's part, H heads, h of this rank's part, K
+width of a head, N ranks that share a sequence.
 """
 
 from __future__ import annotations

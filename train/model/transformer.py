@@ -132,8 +132,9 @@ class TransformerConfig:
     def flops_per_token(self, sequence_length: int) -> float:
         """Return the floating-point operations of one token's forward and backward pass.
 
-        6 per parameter in a matrix product that a token goes through, plus attention's two products over the half of the sequence that causality
-        leaves; recomputation is not counted (Chowdhery et al. 2022, PaLM, appendix B, halved for causality).
+        6 per parameter in a matrix product that a token goes through, plus attention's two products over the half of
+        the sequence that causality leaves; recomputation is not counted (Chowdhery et al. 2022, PaLM, appendix B,
+        halved for causality).
         """
         query_width = self.heads * self.width_of_head
         key_width = self.key_value_heads * self.width_of_head
@@ -234,10 +235,8 @@ class Transformer(nn.Module):
             output: makes something else of hidden states and head, which is returned; with targets, a summed loss.
         """
         documents = None if document_ends is None else lay_out(document_ends, tokens_BT.device)
-        if cache is not None:
-            positions = cache.positions(tokens_BT.shape[1])
-        else:
-            positions = self._positions(tokens_BT, documents)
+        whole = cache is None or documents is not None
+        positions = self._positions(tokens_BT, documents) if whole else cache.positions(tokens_BT.shape[1])
         cosine, sine = rotary_table(positions, self.config.width_of_head, self.config.rotary_theta)
         x_BTD = self.embedding(tokens_BT)
         rotary = (cosine.to(x_BTD.dtype), sine.to(x_BTD.dtype))
