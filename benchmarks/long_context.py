@@ -1,7 +1,8 @@
 """`python -m benchmarks.long_context`: how long a sequence trains within a limit of memory, whole and shared by ranks.
 
-Each process may hold so many bytes beyond what it holds before there is a model; whoever wants more gets none from the
-operating system (RLIMIT_DATA, of Linux), and the training fails as it would on a device that is full.
+Each process may hold so many bytes beyond what it holds after a step on a short sequence: weights, moments, libraries
+and threads are there by then. Whoever wants more gets none from the operating system (RLIMIT_DATA, of Linux), and the
+training fails as it would on a device that is full.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ MODEL = TransformerConfig(
     vocabulary_size=1024, width=128, layers=2, heads=4, key_value_heads=4, hidden_width=352, maximum_length=1 << 15
 )
 LENGTHS = (1 << 13, 1 << 14, 1 << 15)
-LIMIT = 500_000_000
+SHORT = 256
+LIMIT = 400_000_000
 NO_MEMORY = 9
 
 
@@ -38,6 +40,10 @@ class Way:
     activation_checkpointing: bool = False
 
     def predicted(self, length: int) -> int:
+        """Return the bytes at the peak beyond those of a short sequence."""
+        return self._peak(length) - self._peak(SHORT)
+
+    def _peak(self, length: int) -> int:
         layout = Layout(self.ranks, 1, length, 1, "fp32", self.activation_checkpointing, sequence_ranks=self.ranks)
         return footprint(MODEL, layout).peak.total
 
@@ -51,7 +57,7 @@ WAYS = (
 
 
 def long_context_lines(limit: int = LIMIT) -> Iterator[str]:
-    yield f"a step on one sequence, {limit / 1e6:.0f} MB for each process: predicted MB, seconds"
+    yield f"a step on one sequence, {limit / 1e6:.0f} MB for each process beside its weights: predicted MB, seconds"
     yield f"{'':<26}" + "".join(f"{length:>18,}" for length in LENGTHS)
     for way in WAYS:
         cells = []
@@ -95,26 +101,29 @@ def train(way: Way, length: int, limit: int) -> float:
     from train.deepspeed_settings import ZeroConfig
     from train.distributed import ClusterConfig, join_world, leave_world
     from train.engine import Engine
-    from train.extensions import import_deepspeed
     from train.objective import ObjectiveConfig, build_objective
     from train.optimizer import OptimizerConfig
     from train.parallel import ParallelConfig
     from train.precision import PrecisionConfig
 
-    import_deepspeed()
     world = join_world(ClusterConfig(threads=1))
     objective = build_objective(ObjectiveConfig(), document_mask=False)
+    engine = Engine(
+        MODEL, 0, world, BatchPlan(1, 1, 1, 1), ZeroConfig(), PrecisionConfig(), OptimizerConfig(),
+        way.activation_checkpointing, parallel=ParallelConfig(way.ranks),
+    )  # fmt: skip
     drawn = torch.randint(0, 1024, (1, length + 1), generator=torch.Generator().manual_seed(0))
+
+    def step(tokens: int) -> float:
+        batch = Batch(drawn[:, :tokens], drawn[:, 1 : tokens + 1], [[tokens]], range(1))
+        started = time.perf_counter()
+        engine.train_step([engine.place.part(batch)], objective, 1e-3, lambda *_: None)
+        return time.perf_counter() - started
+
+    step(SHORT)
     resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + limit, resource.RLIM_INFINITY))
     try:
-        engine = Engine(
-            MODEL, 0, world, BatchPlan(1, 1, 1, 1), ZeroConfig(), PrecisionConfig(), OptimizerConfig(),
-            way.activation_checkpointing, parallel=ParallelConfig(way.ranks),
-        )  # fmt: skip
-        batch = engine.place.part(Batch(drawn[:, :-1], drawn[:, 1:], [[length]], range(1)))
-        started = time.perf_counter()
-        engine.train_step([batch], objective, 1e-3, lambda *_: None)
-        return time.perf_counter() - started
+        return step(length)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
             raise

@@ -169,6 +169,17 @@ def test_the_loss_that_is_told_is_the_texts_alone_and_the_gradient_is_of_all():
         torch.testing.assert_close(ours.grad, expected.grad, atol=1e-3, rtol=1e-4, msg=name)
 
 
+def test_what_is_no_loss_has_no_part_of_the_routers_losses():
+    """As where answers are compared, by what `output` makes of hidden states."""
+    gradients = []
+    for weight in (0.0, 5.0):
+        model = build(replace(SMALL, balance_loss=weight, router_z_loss=weight))
+        hidden = model(some_tokens(), output=lambda hidden_ND, weight_VD: hidden_ND @ weight_VD[:7].t())
+        hidden.square().sum().backward()
+        gradients.append(model.blocks[0].feed_forward.router.weight.grad)
+    assert torch.equal(*gradients) and gradients[0].abs().max() > 0
+
+
 def test_nothing_is_told_of_routers_where_nothing_is_learnt():
     model = build(SMALL).eval()
     with torch.no_grad():

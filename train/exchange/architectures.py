@@ -103,7 +103,7 @@ def settings_of(config: TransformerConfig) -> dict[str, Any]:
     """
     model_type = model_type_of(config)
     settings = {theirs: getattr(config, ours) for ours, theirs in SETTINGS.items()} | {"head_dim": config.width_of_head}
-    biases = {
+    special: dict[str, dict[str, Any]] = {
         "llama": {"attention_bias": config.attention_bias, "mlp_bias": config.feed_forward_bias},
         "qwen2": {"use_sliding_window": False},
         "qwen3": {"attention_bias": config.attention_bias, "use_sliding_window": False},
@@ -122,7 +122,7 @@ def settings_of(config: TransformerConfig) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "rope_theta": config.rotary_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_theta},
-        **biases[model_type],
+        **special[model_type],
     }
 
 

@@ -221,7 +221,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Return logits (B, T, vocabulary), or with targets the summed loss over them, a float32 scalar.
 
-        In training, routers' own losses have their part in its gradient, and what routers do is added to `tally`.
+        In training, routers' own losses have their part in a summed loss's gradient, and what they do is added to
+        `tally`.
         Where ranks share sequences, tokens and targets are this rank's part, and so is what is returned; with a cache
         they are whole.
 
@@ -235,8 +236,7 @@ class Transformer(nn.Module):
             output: makes something else of hidden states and head, which is returned; with targets, a summed loss.
         """
         documents = None if document_ends is None else lay_out(document_ends, tokens_BT.device)
-        whole = cache is None or documents is not None
-        positions = self._positions(tokens_BT, documents) if whole else cache.positions(tokens_BT.shape[1])
+        positions = self._positions(tokens_BT, documents, cache)
         cosine, sine = rotary_table(positions, self.config.width_of_head, self.config.rotary_theta)
         x_BTD = self.embedding(tokens_BT)
         rotary = (cosine.to(x_BTD.dtype), sine.to(x_BTD.dtype))
@@ -253,7 +253,10 @@ class Transformer(nn.Module):
         if at_BN is not None:
             x_BTD = x_BTD.gather(1, at_BN.unsqueeze(-1).expand(-1, -1, x_BTD.shape[-1]))
         result = self.head(self.norm(x_BTD), targets_BT, z_loss, output)
-        return with_loss_beside(result, self._routers_loss(routers, targets_BT)) if routers else result
+        if not routers:
+            return result
+        of_routers = self._routers_loss(routers, targets_BT)
+        return result if targets_BT is None else with_loss_beside(result, of_routers)
 
     def share_sequences(self, shared: SharedSequence | None) -> None:
         """Let the model have a rank's part of sequences from now on, or with None whole ones."""
@@ -262,12 +265,16 @@ class Transformer(nn.Module):
             if isinstance(module, (Attention, MixtureOfExperts)):
                 module.shared = shared
 
-    def _positions(self, tokens_BT: Tensor, documents: Documents | None) -> Tensor:
+    def _positions(
+        self, tokens_BT: Tensor, documents: Documents | None, cache: KeyValueCache | RaggedCache | None
+    ) -> Tensor:
         """Return (T,), or within documents (B, T)."""
         if documents is not None:
             positions_BT = documents.positions_BT
             return positions_BT if self.shared is None else self.shared.part(positions_BT)
         tokens = tokens_BT.shape[1]
+        if cache is not None:
+            return cache.positions(tokens)
         first = 0 if self.shared is None else self.shared.number * tokens
         return torch.arange(first, first + tokens, device=tokens_BT.device)
 

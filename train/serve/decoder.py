@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
 from train.model.attention import attend
+from train.model.feed_forward import FeedForward
 from train.model.layers import Linear
 from train.model.transformer import Block, Transformer
 from train.serve.slots import NextTokens, Passage
@@ -55,7 +56,7 @@ class Layer:
     """One block."""
 
     def __init__(self, block: Block):
-        attention, feed = block.attention, block.feed_forward
+        attention, feed = block.attention, cast(FeedForward, block.feed_forward)
         self.heads, self.key_heads, self.width = attention.heads, attention.key_value_heads, attention.head_width
         self.epsilon = block.attention_norm.eps
         matrices = [beside(attention.query, self.width), beside(attention.key, self.width), plain(attention.value)]
