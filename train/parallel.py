@@ -24,7 +24,6 @@ class ParallelConfig:
 WHOLE_SEQUENCES = {
     "dpo": "compares whole answers",
     "grpo": "writes whole answers",
-    "distillation": "has a teacher that reads whole sequences",
 }
 """Objectives that parts of sequences don't do for, each with the reason."""
 
@@ -51,12 +50,13 @@ def check_parallel(config: ParallelConfig, ranks: int, objective: str) -> None:
         )
 
 
-def check_shares(config: ParallelConfig, model: TransformerConfig, lengths: Iterable[int]) -> None:
+def check_shares(config: ParallelConfig, model: TransformerConfig, lengths: Iterable[int], role: str = "model") -> None:
     """Refuse heads and sequences that don't divide.
 
     Args:
         model: resolved.
         lengths: of all sequences of a run.
+        role: of the model: the run's own, or a teacher.
 
     Raises:
         UserError: names the setting and what would divide.
@@ -65,7 +65,7 @@ def check_shares(config: ParallelConfig, model: TransformerConfig, lengths: Iter
     for key in ("heads", "key_value_heads"):
         if getattr(model, key) % ranks:
             raise UserError(
-                f"parallel.sequence={ranks} does not divide model.{key}={getattr(model, key)}: each rank attends with "
+                f"parallel.sequence={ranks} does not divide {role}.{key}={getattr(model, key)}: each rank attends with "
                 "an equal part of the heads"
             )
     for length in lengths:

@@ -136,6 +136,8 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
         )
     check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name, config.data.packing)
     frozen = find_frozen(config, model, run, data.tokenizer, data.name)
+    if frozen:
+        check_shares(config.parallel, frozen.model, [], frozen.role)
     check_run(run, composed)
     layout = _layout(config, batch, segments)
     trained = parameter_sizes(model, config.optimizer.decay_all, config.lora)

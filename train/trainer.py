@@ -394,6 +394,7 @@ class Trainer:
         if frozen is None:
             return None
         model = load_transformer(frozen.checkpoint, self.world.device, DTYPES[self.config.precision.kind])
+        model.share_sequences(self.engine.place.shared)
         return model.requires_grad_(False)
 
     def _require_the_same(self, read: list[dict[str, Any]]) -> None:

@@ -235,6 +235,7 @@ def shared(folder: Path) -> list[dict[str, Any]]:
         {"name": "shared to whole", "stage": 3, "steps": 20, "load": load},
         {"name": "shared recomputed", "stage": 2, "steps": 12, "micro": 8, "activation_checkpointing": True, **common},
         {"name": "shared documents", "stage": 2, "steps": 8, "objective": {"kind": "sft"}, **common},
+        {"name": "shared forward", "stage": 1, "steps": 8, "objective": OBJECTIVES["forward"], **common},
         {"name": "shared experts", "stage": 3, "steps": 8, "experts": True, **common},
         {"name": "shared bf16", "stage": 1, "precision": "bf16", **common},
     ]

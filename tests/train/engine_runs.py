@@ -181,7 +181,9 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
         load_weights(engine, Path(plan.start))
     plain = build_objective(ObjectiveConfig(), False)
     if plan.objective is not None:
-        plain = build_objective(ObjectiveConfig(**plan.objective), True, frozen_model())
+        held_to = frozen_model()
+        held_to.share_sequences(engine.place.shared)
+        plain = build_objective(ObjectiveConfig(**plan.objective), True, held_to)
     guard = Guard(GuardConfig(), {})
     result: dict[str, Any] = {"losses": {}, "norms": {}, "targets": {}, "checkpoints": {}, "refused": {}, "figures": {}}
     result |= {"published": {}, "background_refused": {}, "skipped": {}, "corruption": ""}

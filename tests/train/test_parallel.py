@@ -46,6 +46,10 @@ def test_documents_that_end_anywhere_are_seen_alone(trainings):
     assert trainings.losses(2, "shared documents") == pytest.approx(trainings.losses(1, "documents"), abs=2e-5)
 
 
+def test_a_teacher_reads_the_same_parts(trainings):
+    assert trainings.losses(2, "shared forward") == pytest.approx(trainings.losses(1, "forward 0"), abs=2e-5)
+
+
 def test_experts_are_balanced_over_whole_sequences(trainings):
     assert trainings.losses(2, "shared experts") == pytest.approx(trainings.losses(1, "experts 0"), abs=2e-5)
     shared, whole = (
@@ -95,7 +99,6 @@ def test_a_model_with_a_cache_has_whole_sequences_whoever_shares_them_in_trainin
         (2, 3, "pretrain", "parallel.sequence=2 does not divide the 3 ranks"),
         (2, 2, "dpo", "parallel.sequence=2 with objective=dpo, which compares whole answers"),
         (2, 2, "grpo", "objective=grpo, which writes whole answers"),
-        (2, 2, "distillation", "objective=distillation, which has a teacher that reads whole sequences"),
     ],
 )
 def test_what_cannot_be_shared_is_refused_by_name(sequence, ranks, objective, message):
@@ -116,3 +119,5 @@ def test_heads_and_sequences_that_do_not_divide_are_refused_by_name(model, lengt
     with pytest.raises(UserError, match=re.escape(message)):
         check_shares(ParallelConfig(2), model, [length])
     check_shares(ParallelConfig(1), model, [length])
+    with pytest.raises(UserError, match=re.escape("does not divide teacher.heads=4")):
+        check_shares(ParallelConfig(3), MODEL, [], "teacher")
