@@ -136,8 +136,6 @@ CASES = [
     Case("grouped", 1, activation_checkpointing=True, micro=1, length=128, accumulation=2, bucket=WHOLE),
     Case("grouped", 2, activation_checkpointing=False, micro=1, length=64, accumulation=2, bucket=WHOLE),
     Case("experts", 1, activation_checkpointing=False, bucket=WHOLE),
-    Case("grouped", 0, activation_checkpointing=False, length=1024, bucket=WHOLE, sequence=2),
-    Case("grouped", 1, activation_checkpointing=True, length=1024, bucket=WHOLE, sequence=2),
 ]
 
 
