@@ -20,9 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from train.deepspeed_settings import ZeroConfig
-from train.memory.footprint import footprint
+from train.memory.footprint import Footprint, footprint
 from train.memory.layout import Layout
+from train.memory.sizes import parameter_sizes
 from train.model.transformer import TransformerConfig
+from train.optimizer import OptimizerConfig
 
 MODELS = {
     "tied": TransformerConfig(vocabulary_size=16384, width=320, layers=8, heads=5, key_value_heads=5, hidden_width=864),
@@ -51,6 +53,7 @@ class Case:
     accumulation: int = 1
     precision: str = "fp32"
     bucket: int = 4_000_000
+    optimizer: str = "adamw"
 
     def layout(self, ranks: int) -> Layout:
         return Layout(
@@ -66,14 +69,16 @@ class Case:
     @property
     def name(self) -> str:
         checkpointing = "checkpointing" if self.activation_checkpointing else ""
-        return f"{self.model:<8} ZeRO {self.stage} {checkpointing:<13}"
+        return f"{self.model:<8} {self.optimizer:<5} ZeRO {self.stage} {checkpointing:<13}"
 
 
 CASES = [Case(model, stage, again) for model in MODELS for stage in range(4) for again in (False, True)]
+CASES += [Case("tied", stage, False, optimizer=kind) for kind in ("muon", "lion") for stage in range(4)]
 
 
-def predicted_peak(case: Case, ranks: int) -> int:
-    return footprint(MODELS[case.model], case.layout(ranks)).peak.total
+def predicted(case: Case, ranks: int) -> Footprint:
+    model = MODELS[case.model]
+    return footprint(model, case.layout(ranks), parameter_sizes(model, OptimizerConfig(case.optimizer)))
 
 
 def measured_peaks(cases: list[Case], ranks: int) -> list[int]:
@@ -98,10 +103,10 @@ def measured_peaks(cases: list[Case], ranks: int) -> list[int]:
 
 def memory_plan_lines() -> Iterator[str]:
     errors = []
-    yield f"{'':<34}{'measured':>10}{'predicted':>11}{'error':>8}  MB; fullest at"
+    yield f"{'':<40}{'measured':>10}{'predicted':>11}{'error':>8}  MB; fullest at"
     for ranks in (1, 2):
         for case, measured in zip(CASES, measured_peaks(CASES, ranks)):
-            planned = footprint(MODELS[case.model], case.layout(ranks))
+            planned = predicted(case, ranks)
             error = planned.peak.total / measured - 1
             errors.append(abs(error))
             yield (
@@ -130,7 +135,6 @@ def _peak(case: Case, world) -> int:  # type: ignore[no-untyped-def]
     from train.batch import BatchConfig, plan_batch
     from train.engine import Engine
     from train.objective import ObjectiveConfig, build_objective
-    from train.optimizer import OptimizerConfig
     from train.precision import PrecisionConfig
 
     model, layout = MODELS[case.model], case.layout(world.size)
@@ -152,7 +156,7 @@ def _peak(case: Case, world) -> int:  # type: ignore[no-untyped-def]
             plan_batch(BatchConfig(sequences, case.micro), world.size),
             layout.zero,
             PrecisionConfig(case.precision),
-            OptimizerConfig(),
+            OptimizerConfig(case.optimizer),
             case.activation_checkpointing,
         )
         gc.collect()

@@ -34,7 +34,7 @@ def run(request: Request) -> int:
         return 0
     config = composed.value
     check_generate(config)
-    loaded = load_source(Path(config.source))
+    loaded = load_source(Path(config.source), config.average)
     say(escape(f"{loaded.folder}, step {loaded.step:,}"))
     if config.prompts is not None:
         return answer_file(config, loaded, request.json)

@@ -20,10 +20,9 @@ from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
 from train.frozen import Frozen, find_frozen
 from train.memory.footprint import Footprint, footprint
-from train.memory.layout import STATE_BYTES, Layout
+from train.memory.layout import Layout
 from train.memory.room import Room, check_room, find_room, gigabytes, ranks_on_this_machine
-from train.memory.sizes import parameter_sizes
-from train.model.adapters import LoraConfig
+from train.memory.sizes import FLOAT, parameter_sizes
 from train.model.compressible import check_quantization
 from train.model.transformer import TransformerConfig
 from train.objective import check_objective_data
@@ -44,6 +43,7 @@ class Prepared:
         parameters: of the model, tied ones counted once.
         trained: how many of them are, or are in adapters.
         frozen_bytes: that a rank holds of weights that don't change.
+        state_bytes: of a checkpoint.
         layout: of the largest step.
         footprint: what a rank holds in it.
         token_bytes: (vocabulary,) bytes of text that each token stands for.
@@ -56,6 +56,7 @@ class Prepared:
     parameters: int
     trained: int
     frozen_bytes: int
+    state_bytes: int
     batch: BatchPlan
     layout: Layout
     footprint: Footprint
@@ -111,17 +112,17 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     shape = start.model if start else config.model
     model = shape.resolve(data.tokenizer.vocabulary_size, packed=config.data.packing != CONCATENATE)
     check_quantization(config.quantization, config.lora.rank, model)
-    if start and start.pruning and (config.lora.rank or config.optimizer.kind != "adamw"):
+    if start and start.pruning and (config.lora.rank or config.optimizer.kind == "muon"):
         filling = f"lora.rank={config.lora.rank}" if config.lora.rank else f"optimizer={config.optimizer.kind}"
         raise UserError(
             f"start_from={config.start_from} is pruned, and {filling} would fill its zeros: train all weights by "
-            "optimizer=adamw"
+            "optimizer=adamw or lion"
         )
     check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name, config.data.packing)
     frozen = find_frozen(config, model, run, data.tokenizer, data.name)
     check_run(run, composed)
     layout = _layout(config, batch, segments)
-    trained = parameter_sizes(model, config.optimizer.decay_all, config.lora)
+    trained = parameter_sizes(model, config.optimizer, config.lora, config.ema.decay > 0)
     parameters = parameter_sizes(model).total
     unchanged = (parameters if config.lora.rank else 0) + (parameter_sizes(frozen.model).total if frozen else 0)
     if config.quantization.bits:
@@ -132,6 +133,7 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
         parameters=parameters,
         trained=trained.total,
         frozen_bytes=unchanged * layout.element,
+        state_bytes=trained.state_bytes + (FLOAT * parameters if config.lora.rank else 0),
         batch=batch,
         layout=layout,
         footprint=footprint(model, layout, trained),
@@ -176,11 +178,11 @@ def check_memory(prepared: Prepared, config: TrainConfig, local_rank: int) -> st
     room = find_room(ranks_on_this_machine(prepared.batch.ranks), local_rank)
     room = replace(room, device=room.device - prepared.frozen_bytes)
     if config.checkpoint.asynchronous and 0 < config.checkpoint.every < config.steps:
-        room = room.without(STATE_BYTES * prepared.parameters / prepared.batch.ranks)
-    return check_room(prepared.footprint, room, lambda: mends(prepared.model, prepared.layout, room, config.lora))
+        room = room.without(prepared.state_bytes / prepared.batch.ranks)
+    return check_room(prepared.footprint, room, lambda: mends(prepared.model, prepared.layout, room, config))
 
 
-def mends(model: TransformerConfig, layout: Layout, room: Room, lora: LoraConfig | None = None) -> list[str]:
+def mends(model: TransformerConfig, layout: Layout, room: Room, config: TrainConfig) -> list[str]:
     """Return settings that would let a run fit, each with what it then needs; those that change least come first."""
     smaller = [micro for micro in range(layout.micro - 1, 0, -1) if layout.micro % micro == 0]
     steps = layout.micro * layout.accumulation
@@ -201,6 +203,6 @@ def mends(model: TransformerConfig, layout: Layout, room: Room, lora: LoraConfig
         for stage in range(layout.zero.stage + 1, 4)
         if layout.ranks > 1
     ]
-    sizes = parameter_sizes(model, lora=lora)
+    sizes = parameter_sizes(model, config.optimizer, config.lora, config.ema.decay > 0)
     needs = ((name, footprint(model, other, sizes).peak.total) for name, other in changed)
     return list(islice((f"{name} needs {gigabytes(peak)}" for name, peak in needs if peak < room.device), MENDS))

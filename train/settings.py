@@ -12,6 +12,7 @@ from train.batch import BatchConfig
 from train.checkpoint.save import CheckpointConfig, check_checkpoints
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
 from train.distributed import ClusterConfig
+from train.ema import EmaConfig, check_ema
 from train.guard import GuardConfig, check_guard
 from train.model.adapters import LoraConfig, check_lora
 from train.model.compressible import QuantizationAwareConfig, check_quantization
@@ -72,6 +73,7 @@ class TrainConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     quantization: QuantizationAwareConfig = field(default_factory=QuantizationAwareConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
@@ -138,14 +140,15 @@ def check_settings(config: TrainConfig) -> None:
     check_lora(config.lora, config.start_from)
     check_quantization(config.quantization, config.lora.rank, None)
     check_optimizer(config.optimizer)
+    check_ema(config.ema)
+    if config.optimizer.base_width and config.lora.rank:
+        raise UserError(
+            f"optimizer.base_width={config.optimizer.base_width} is for models that are trained from nothing, and "
+            f"lora.rank={config.lora.rank} trains adapters: leave it out"
+        )
     check_checkpoints(config.checkpoint, config.validation.every)
     check_guard(config.guard)
     check_zero(config.zero, config.precision, config.deepspeed)
-    if config.optimizer.kind == "muon" and config.zero.stage:
-        raise UserError(
-            f"optimizer=muon needs zero=0, not {config.zero.stage}: it works on whole matrices, of which other stages "
-            "hold pieces of any shape"
-        )
     check_passed_through(config.deepspeed)
     check_data(config.data)
     longest = max(segment.length for segment in plan_run(config))

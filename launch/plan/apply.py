@@ -29,7 +29,10 @@ def apply_plan(plan: Plan, folder: Path) -> Path:
         raise UserError(f"nothing fits, so there is nothing to apply: {plan.recommendation.limits}")
     layout = chosen.layout
     settings: dict[str, Any] = {
-        "defaults": [{"override /precision": layout.precision}],
+        "defaults": [
+            {"override /precision": layout.precision},
+            {"override /optimizer": plan.config.optimizer.kind},
+        ],
         "steps": run.steps,
         "activation_checkpointing": layout.activation_checkpointing,
         "model": asdict(plan.config.model),

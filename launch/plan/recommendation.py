@@ -77,7 +77,7 @@ def recommend(config: PlanConfig) -> Recommendation:
     model = config.model.resolve(config.model.vocabulary_size or config.data.vocabulary)
     work, devices = work_of(model, config.data.sequence_length), config.cluster.devices
     sequences = config.batch.sequences or devices * math.ceil(STEP_TOKENS / config.data.sequence_length / devices)
-    sizes = parameter_sizes(model)
+    sizes = parameter_sizes(model, config.optimizer)
     options = [_option(layout, model, sizes, work, config) for layout in _layouts(config, sequences // devices)]
     kinds = list(dict.fromkeys(option.kind for option in options))
     shown = [_best([option for option in options if option.kind == kind]) for kind in sorted(kinds)]

@@ -11,6 +11,7 @@ from launch.plan.hardware import Cluster, DeviceConfig, NetworkConfig
 from train.batch import BatchConfig, plan_batch
 from train.deepspeed_settings import ZeroConfig
 from train.model.transformer import TransformerConfig
+from train.optimizer import OptimizerConfig, check_optimizer
 from train.precision import PrecisionConfig
 
 
@@ -60,6 +61,7 @@ class PlanConfig:
 
     model: TransformerConfig = field(default_factory=TransformerConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -93,6 +95,7 @@ def check_plan(config: PlanConfig) -> None:
     Raises:
         UserError: names the setting, the reason and the mend.
     """
+    check_optimizer(config.optimizer)
     counts: dict[str, float] = {"nodes": config.nodes, "devices_per_node": config.devices_per_node}
     counts |= {"data.sequence_length": config.data.sequence_length, "data.vocabulary": config.data.vocabulary}
     optional = {"batch.sequences": config.batch.sequences, "batch.micro": config.batch.micro, "tokens": config.tokens}

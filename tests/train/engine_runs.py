@@ -11,7 +11,7 @@ import json
 import resource
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_o
 from train.checkpoint.writer import CheckpointWriter
 from train.deepspeed_settings import ZeroConfig
 from train.distributed import ClusterConfig, World, join_world, leave_world
+from train.ema import EmaConfig
 from train.engine import Engine
 from train.guard import Guard, GuardConfig
 from train.model.adapters import LoraConfig
@@ -67,6 +68,9 @@ class Plan:
         micro: sequences of a forward pass; the batch has 8.
         objective: settings of an objective on packed samples, held to `frozen_model()`; None trains on plain batches.
         lora: settings of adapters.
+        optimizer: settings of it beside those of all plans.
+        ema: decay of the weights' average; 0 keeps none.
+        model: the model's shape, where it isn't that of all plans.
         start: checkpoint whose weights are begun with.
         half_until: up to this step the batch has its first 4 alone.
         save_at: per step, the folder of checkpoints that one is written into.
@@ -87,6 +91,9 @@ class Plan:
     micro: int = 2
     objective: dict[str, Any] | None = None
     lora: dict[str, Any] | None = None
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    ema: float = 0.0
+    model: dict[str, Any] = field(default_factory=dict)
     start: str | None = None
     half_until: int = 0
     precision: str = "fp32"
@@ -159,15 +166,16 @@ def frozen_model() -> Transformer:
 
 def train(plan: Plan, world: World) -> dict[str, Any]:
     engine = Engine(
-        MODEL,
+        replace(MODEL, **plan.model),
         SEED,
         world,
         plan_batch(BatchConfig(SEQUENCES, plan.micro), world.size),
         ZeroConfig(**{"stage": plan.stage, "reduce_bucket": 20_000, "gather_bucket": 20_000, **plan.zero}),
         PrecisionConfig(plan.precision),
-        OPTIMIZER,
+        replace(OPTIMIZER, **plan.optimizer),
         plan.activation_checkpointing,
         lora=LoraConfig(**plan.lora) if plan.lora else None,
+        ema=EmaConfig(plan.ema),
     )
     if plan.start:
         load_weights(engine, Path(plan.start))
@@ -282,7 +290,7 @@ def state_at(engine: Engine, step: int) -> TrainerState:
 
 def writer_into(folder: str, engine: Engine, background: bool = False) -> CheckpointWriter:
     tokenizer = load_tokenizer(Path(folder).parent / "tokenizer")
-    model = {"model": vars(MODEL), "sequence_length": LENGTH, "lora": vars(engine.lora)}
+    model = {"model": vars(engine.module.config), "sequence_length": LENGTH, "lora": vars(engine.lora)}
     context = CheckpointContext(Path(folder), tokenizer, model, "d", "c")
     return CheckpointWriter(engine, context, Retention(newest=0), background)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from engine_runs import MODEL, SEED, rate, whole_batch
 from torch import Tensor
@@ -11,10 +13,11 @@ from train.model.initialisation import initialise_weights
 from train.model.transformer import Transformer
 
 
-def plain_model() -> tuple[Transformer, torch.optim.Optimizer]:
+def plain_model(layers: int = MODEL.layers) -> tuple[Transformer, torch.optim.Optimizer]:
     """Return the model as every run begins with it, and an AdamW that decays matrices alone."""
-    model = Transformer(MODEL)
-    initialise_weights(model, MODEL, SEED)
+    config = replace(MODEL, layers=layers)
+    model = Transformer(config)
+    initialise_weights(model, config, SEED)
     named = dict(model.named_parameters())
     matrices = [p for name, p in named.items() if p.dim() == 2 and name != "embedding.weight"]
     others = [p for name, p in named.items() if p.dim() == 1 or name == "embedding.weight"]

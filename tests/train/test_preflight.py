@@ -43,12 +43,12 @@ def test_what_is_about_to_happen_names_the_memory(prepared):
 
 
 def test_mends_are_settings_that_do_fit_the_least_change_first(prepared):
-    run, _ = prepared("model=small_30m", "batch.sequences=64", "data.sequence_length=512", ranks=2)
+    run, config = prepared("model=small_30m", "batch.sequences=64", "data.sequence_length=512", ranks=2)
     peak = run.footprint.peak.total
-    found = mends(run.model, run.layout, Room(peak * 0.9, peak, False))
+    found = mends(run.model, run.layout, Room(peak * 0.9, peak, False), config)
     assert found[0].startswith("batch.micro=16 needs ")
     assert len(found) == 3
-    assert mends(run.model, run.layout, Room(1e6, 1e6, False)) == []
+    assert mends(run.model, run.layout, Room(1e6, 1e6, False), config) == []
 
 
 def test_frozen_weights_are_counted_and_adapters_need_less_than_full_tuning(prepared):

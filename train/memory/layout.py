@@ -9,9 +9,6 @@ from train.deepspeed_settings import ZeroConfig
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Of a weight, an activation or a gradient, by precision."""
 
-STATE_BYTES = 12
-"""Of a checkpoint, per parameter: its float32 weight and two moments."""
-
 
 @dataclass(frozen=True)
 class Layout:
