@@ -54,6 +54,7 @@ class Case:
     precision: str = "fp32"
     bucket: int = 4_000_000
     optimizer: str = "adamw"
+    recomputed: str = "blocks"
 
     def layout(self, ranks: int) -> Layout:
         return Layout(
@@ -63,16 +64,18 @@ class Case:
             self.accumulation,
             self.precision,
             self.activation_checkpointing,
+            self.recomputed,
             zero=ZeroConfig(stage=self.stage, reduce_bucket=self.bucket, gather_bucket=self.bucket),
         )
 
     @property
     def name(self) -> str:
-        checkpointing = "checkpointing" if self.activation_checkpointing else ""
+        checkpointing = f"again {self.recomputed}" if self.activation_checkpointing else ""
         return f"{self.model:<8} {self.optimizer:<5} ZeRO {self.stage} {checkpointing:<13}"
 
 
 CASES = [Case(model, stage, again) for model in MODELS for stage in range(4) for again in (False, True)]
+CASES += [Case(model, stage, True, recomputed="cheap") for model in MODELS for stage in (0, 3)]
 CASES += [Case("tied", stage, False, optimizer=kind) for kind in ("muon", "lion") for stage in range(4)]
 
 
@@ -158,6 +161,7 @@ def _peak(case: Case, world) -> int:  # type: ignore[no-untyped-def]
             PrecisionConfig(case.precision),
             OptimizerConfig(case.optimizer),
             case.activation_checkpointing,
+            recomputed=case.recomputed,
         )
         gc.collect()
         for _ in range(STEPS):

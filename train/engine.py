@@ -23,6 +23,7 @@ from train.matrix_exchange import matrices_by_master
 from train.model.adapters import LoraConfig, attach_adapters, freeze
 from train.model.compressible import QuantizationAwareConfig, view_weights
 from train.model.initialisation import initialise_parameter
+from train.model.recomputation import BLOCKS, recomputation
 from train.model.transformer import Transformer, TransformerConfig
 from train.muon import Muon
 from train.objective import Objective
@@ -65,6 +66,7 @@ class Engine:
         seed: of the initial weights.
         world: the processes, already joined.
         activation_checkpointing: recompute blocks in the backward pass instead of keeping their activations.
+        recomputed: what of them, as `train/model/recomputation.py` names it.
         passed_through: more options for DeepSpeed, already checked.
         lora: adapters; with a rank all other weights are frozen, and have no value before some are loaded.
         quantization: that the weights are seen through.
@@ -90,6 +92,7 @@ class Engine:
         quantization: QuantizationAwareConfig | None = None,
         pruned: bool = False,
         ema: EmaConfig | None = None,
+        recomputed: str = BLOCKS,
     ):
         deepspeed = import_deepspeed()
         self.world, self.batch, self.stage, self.lora = world, batch, zero.stage, lora or LoraConfig()
@@ -99,7 +102,7 @@ class Engine:
         try:
             dtype, base = DTYPES[precision.kind], optimizer.base_width
             module = _build(model, seed, world, zero.stage, settings, self.lora, dtype, base)
-            module.checkpoint_activations = activation_checkpointing
+            module.checkpoint_activations, module.recomputation = activation_checkpointing, recomputation(recomputed)
             view_weights(module, quantization or QuantizationAwareConfig(), pruned)
             self.deepspeed, *_ = deepspeed.initialize(
                 model=module,

@@ -24,6 +24,7 @@ from train.memory.layout import Layout
 from train.memory.room import Room, check_room, find_room, gigabytes, ranks_on_this_machine
 from train.memory.sizes import FLOAT, parameter_sizes
 from train.model.compressible import check_quantization
+from train.model.recomputation import BLOCKS, CHEAP
 from train.model.transformer import TransformerConfig
 from train.objective import check_objective_data
 from train.run_data import RunData, open_run_data
@@ -161,6 +162,7 @@ def _layout(config: TrainConfig, batch: BatchPlan, segments: Sequence[Segment]) 
         accumulation=batch.accumulation,
         precision=config.precision.kind,
         activation_checkpointing=config.activation_checkpointing,
+        recomputed=config.recomputed,
         is_gpu=torch.cuda.is_available(),
         zero=config.zero,
     )
@@ -190,12 +192,11 @@ def mends(model: TransformerConfig, layout: Layout, room: Room, config: TrainCon
         (f"batch.micro={micro}", replace(layout, micro=micro, accumulation=steps // micro)) for micro in smaller
     ]
     if not layout.activation_checkpointing:
+        ways = {"recomputed=cheap activation_checkpointing=true": CHEAP, "activation_checkpointing=true": BLOCKS}
         changed += [
-            (
-                f"{name}{' and ' if name else ''}activation_checkpointing=true",
-                replace(other, activation_checkpointing=True),
-            )
+            (f"{name}{' and ' if name else ''}{way}", replace(other, activation_checkpointing=True, recomputed=kind))
             for name, other in [("", layout), *changed]
+            for way, kind in ways.items()
         ]
     changed += [
         (f"{name}{' and ' if name else ''}zero={stage}", replace(other, zero=replace(other.zero, stage=stage)))

@@ -16,6 +16,7 @@ from train.ema import EmaConfig, check_ema
 from train.guard import GuardConfig, check_guard
 from train.model.adapters import LoraConfig, check_lora
 from train.model.compressible import QuantizationAwareConfig, check_quantization
+from train.model.recomputation import BLOCKS, check_recomputed
 from train.model.transformer import TransformerConfig
 from train.objective import ObjectiveConfig, check_objective
 from train.optimizer import OptimizerConfig, check_optimizer
@@ -55,6 +56,8 @@ class TrainConfig:
             limit is known without.
         log_every: steps between two rows of `metrics.jsonl`.
         activation_checkpointing: recompute each block in the backward pass: less memory, a third more work.
+        recomputed: what of a block: `blocks`, all of it; `cheap`, all but matrix products and attention, which keeps
+            more and costs little.
         deepspeed: options passed through to DeepSpeed, checked by name.
     """
 
@@ -66,6 +69,7 @@ class TrainConfig:
     time_limit: str | None = None
     log_every: int = 1
     activation_checkpointing: bool = False
+    recomputed: str = BLOCKS
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     model: TransformerConfig = field(default_factory=TransformerConfig)
@@ -100,6 +104,7 @@ FREE_TO_CHANGE = (
     "guard.rollbacks",
     "log_every",
     "precision",
+    "recomputed",
     "run",
     "samples",
     "stop_after",
@@ -139,6 +144,7 @@ def check_settings(config: TrainConfig) -> None:
     check_objective(config.objective, config.start_from)
     check_lora(config.lora, config.start_from)
     check_quantization(config.quantization, config.lora.rank, None)
+    check_recomputed(config.recomputed)
     check_optimizer(config.optimizer)
     check_ema(config.ema)
     if config.optimizer.base_width and config.lora.rank:

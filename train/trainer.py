@@ -89,6 +89,7 @@ class Trainer:
             self.config.quantization,
             pruned=prepared.start is not None and prepared.start.pruning is not None,
             ema=self.config.ema,
+            recomputed=self.config.recomputed,
         )
         self.rollouts: Rollouts | None = None
         if self.config.objective.kind == "grpo":

@@ -35,6 +35,7 @@ def apply_plan(plan: Plan, folder: Path) -> Path:
         ],
         "steps": run.steps,
         "activation_checkpointing": layout.activation_checkpointing,
+        "recomputed": layout.recomputed,
         "model": asdict(plan.config.model),
         "data": {"sequence_length": layout.length},
         "batch": {"sequences": plan.recommendation.sequences, "micro": layout.micro},

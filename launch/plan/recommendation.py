@@ -75,7 +75,7 @@ class Recommendation:
 def recommend(config: PlanConfig) -> Recommendation:
     """Return the fastest layout that fits among all stages, micro-batches and ways to recompute that are allowed."""
     model = config.model.resolve(config.model.vocabulary_size or config.data.vocabulary)
-    work, devices = work_of(model, config.data.sequence_length), config.cluster.devices
+    work, devices = work_of(model, config.data.sequence_length, config.optimizer), config.cluster.devices
     sequences = config.batch.sequences or devices * math.ceil(STEP_TOKENS / config.data.sequence_length / devices)
     sizes = parameter_sizes(model, config.optimizer)
     options = [_option(layout, model, sizes, work, config) for layout in _layouts(config, sequences // devices)]
@@ -104,6 +104,7 @@ def _layouts(config: PlanConfig, share: int) -> list[Layout]:
             accumulation=share // micro,
             precision=config.precision.kind,
             activation_checkpointing=checkpointing,
+            recomputed=config.recomputed,
             is_gpu=config.device.is_gpu,
             zero=zero,
         )

@@ -144,8 +144,8 @@ def alone(folder: Path) -> list[dict[str, Any]]:
     """Plans for one process."""
     return [
         *everything_resumed(folder, 1),
-        *({"name": f"activation checkpointing {stage}", "stage": stage, "activation_checkpointing": True}
-          for stage in (0, 3)),
+        *({"name": f"activation checkpointing {kind} {stage}", "stage": stage, "activation_checkpointing": True,
+           "recomputed": kind} for stage in (0, 3) for kind in ("blocks", "cheap")),
         *with_overlap(),
         *in_bf16(),
         *growing(),

@@ -98,6 +98,7 @@ class Plan:
     half_until: int = 0
     precision: str = "fp32"
     activation_checkpointing: bool = False
+    recomputed: str = "blocks"
     zero: dict[str, Any] = field(default_factory=dict)
     save_at: dict[str, str] = field(default_factory=dict)
     background_at: dict[str, str] = field(default_factory=dict)
@@ -176,6 +177,7 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
         plan.activation_checkpointing,
         lora=LoraConfig(**plan.lora) if plan.lora else None,
         ema=EmaConfig(plan.ema),
+        recomputed=plan.recomputed,
     )
     if plan.start:
         load_weights(engine, Path(plan.start))

@@ -21,6 +21,7 @@ from train.model.cross_entropy import linear_cross_entropy
 from train.model.documents import DocumentEnds, Documents, lay_out
 from train.model.layers import Embedding, Linear
 from train.model.ragged_cache import RaggedCache
+from train.model.recomputation import BLOCKS, recomputation
 
 Output = Callable[[Tensor, Tensor], Tensor]
 """What is made of the last hidden states (N, D) and the head's weight (V, D), which only there is sure to be whole."""
@@ -169,7 +170,7 @@ class Transformer(nn.Module):
         super().__init__()
         assert config.vocabulary_size is not None, "resolve() the configuration first"
         self.config = config
-        self.checkpoint_activations = False
+        self.checkpoint_activations, self.recomputation = False, recomputation(BLOCKS)
         self.embedding = Embedding(config.vocabulary_size, config.width)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
@@ -209,7 +210,8 @@ class Transformer(nn.Module):
         rotary = (cosine.to(x_BTD.dtype), sine.to(x_BTD.dtype))
         for block in self.blocks:
             if self.checkpoint_activations and self.training:
-                x_BTD = checkpoint(block, x_BTD, rotary, documents, cache, use_reentrant=False)
+                again = self.recomputation
+                x_BTD = checkpoint(block, x_BTD, rotary, documents, cache, use_reentrant=False, context_fn=again)
             else:
                 x_BTD = block(x_BTD, rotary, documents, cache)
         if cache is not None:

@@ -104,6 +104,13 @@ def test_checkpointing_keeps_a_blocks_input_and_recomputes_one_block_at_a_time()
     assert after.passing == before.passing + before.block
 
 
+def test_recomputing_only_what_is_cheap_keeps_more_than_blocks_and_less_than_all():
+    layouts = [Layout(1, 4, 256), *(Layout(1, 4, 256, 1, "fp32", True, kind) for kind in ("cheap", "blocks"))]
+    everything, cheap, blocks = (activations(MODEL, layout) for layout in layouts)
+    assert blocks.kept < cheap.kept < everything.kept
+    assert cheap.boundary + cheap.passing == blocks.boundary + blocks.passing
+
+
 @pytest.mark.parametrize(("kind", "moments"), [("adamw", 2), ("lion", 1), ("muon", 1)])
 def test_each_optimizer_is_counted_with_its_moments_and_an_average_with_one_more(kind, moments):
     block = 2 * 64 * (64 + 32) + 3 * 64 * 160
@@ -142,6 +149,7 @@ CASES = [
     Case("grouped", 2, activation_checkpointing=False, micro=1, length=64, accumulation=2, bucket=WHOLE),
     *(Case("grouped", stage, False, micro=1, length=32, bucket=WHOLE, optimizer="muon") for stage in (0, 1, 3)),
     Case("tied", 1, False, micro=1, length=32, bucket=WHOLE, optimizer="lion"),
+    Case("grouped", 0, activation_checkpointing=True, length=512, micro=4, bucket=WHOLE, recomputed="cheap"),
 ]
 
 
