@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,12 +22,15 @@ from train.extensions import import_deepspeed
 from train.matrix_exchange import matrices_by_master
 from train.model.adapters import LoraConfig, attach_adapters, freeze
 from train.model.compressible import QuantizationAwareConfig, view_weights
+from train.model.experts import router_figures
 from train.model.initialisation import initialise_parameter
 from train.model.recomputation import BLOCKS, recomputation
 from train.model.transformer import Transformer, TransformerConfig
 from train.muon import Muon
 from train.objective import Objective
 from train.optimizer import OptimizerConfig, build_optimizer, by_role, shapes_of
+from train.parallel import ParallelConfig
+from train.place import find_place
 from train.precision import DTYPES, PrecisionConfig
 from train.stragglers import DeviceClock
 from train.update import Update
@@ -47,6 +50,7 @@ class StepResult:
         busy_seconds: (ranks,) that each rank took for reading and the forward passes of the step before.
         refused: why no update was made, if none was.
         overflowed: whether fp16 has overflowed, and DeepSpeed lowered its loss scale instead of an update.
+        figures: what else there is to tell: of routers.
     """
 
     loss: float
@@ -56,6 +60,7 @@ class StepResult:
     busy_seconds: list[float]
     refused: str | None = None
     overflowed: bool = False
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 class Engine:
@@ -72,6 +77,7 @@ class Engine:
         quantization: that the weights are seen through.
         pruned: the zeros of the blocks' matrices stay.
         ema: of the weights.
+        parallel: how ranks share the work; `place` is this rank's.
 
     Raises:
         UserError: DeepSpeed refuses its configuration.
@@ -93,16 +99,22 @@ class Engine:
         pruned: bool = False,
         ema: EmaConfig | None = None,
         recomputed: str = BLOCKS,
+        parallel: ParallelConfig | None = None,
     ):
         deepspeed = import_deepspeed()
-        self.world, self.batch, self.stage, self.lora = world, batch, zero.stage, lora or LoraConfig()
+        self.world, self.stage, self.lora = world, zero.stage, lora or LoraConfig()
         self.ema = ema or EmaConfig()
+        self.place = find_place(parallel or ParallelConfig(), world)
+        # To DeepSpeed all ranks are alike, as if each read sequences of its own: it reduces gradients over all of them.
+        batch = replace(batch, sequences=batch.micro * batch.accumulation * world.size, ranks=world.size)
+        self.batch = batch
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
         settings = deepspeed_settings(batch, zero, precision, optimizer.clip_norm, passed_through or {})
         try:
             dtype, base = DTYPES[precision.kind], optimizer.base_width
             module = _build(model, seed, world, zero.stage, settings, self.lora, dtype, base)
             module.checkpoint_activations, module.recomputation = activation_checkpointing, recomputation(recomputed)
+            module.share_sequences(self.place.shared)
             view_weights(module, quantization or QuantizationAwareConfig(), pruned)
             self.deepspeed, *_ = deepspeed.initialize(
                 model=module,
@@ -133,7 +145,7 @@ class Engine:
         divided by the number of targets of the step, which a mean of means would get wrong where they differ.
 
         Args:
-            batches: this rank's micro-batches, as many as the step has on every rank.
+            batches: this rank's micro-batches, or parts of them, as many as the step has on every rank.
             rate: the learning rate.
             judge: told loss and gradient norm, says why no update shall be made, or None.
             waited: seconds that this rank waited for data in the step before.
@@ -155,7 +167,9 @@ class Engine:
             if number < len(batches):
                 self.deepspeed.step()
         norm = self._update.gradient_norm()
-        mean = float(self.world.sum(summed)) / max(1, targets)
+        total, *routed = self.world.sum(torch.cat((summed.view(1), self._router_tally()))).tolist()
+        mean = total / max(1, targets)
+        figures = router_figures(routed, self.module.config.layers, targets) if routed else {}
         # Where fp16's scaled gradients overflow, DeepSpeed skips the update by itself, with another scale for the next.
         overflows = self.deepspeed.fp16_enabled() and math.isfinite(mean) and not math.isfinite(norm)
         refused = None if overflows else judge(mean, norm)
@@ -163,9 +177,9 @@ class Engine:
             made = self._update.take()
             if made and self.ema.decay:
                 follow(self, self.ema.decay)
-            return StepResult(mean, norm, targets, tokens, busy, overflowed=not made)
+            return StepResult(mean, norm, targets, tokens, busy, overflowed=not made, figures=figures)
         self._update.drop()
-        return StepResult(mean, norm, targets, tokens, busy, refused)
+        return StepResult(mean, norm, targets, tokens, busy, refused, figures=figures)
 
     @torch.no_grad()
     def held_out(self, batch: Batch, objective: Objective) -> dict[str, float]:
@@ -216,6 +230,11 @@ class Engine:
         told[0], told[1], told[2 + self.world.rank] = *counts, busy_seconds
         targets, tokens, *seconds = self.world.sum(told.to(self.world.device)).tolist()
         return int(targets), int(tokens), seconds
+
+    def _router_tally(self) -> Tensor:
+        """Return what this rank's routers did since they were asked last; nothing without any."""
+        tally, self.module.tally = self.module.tally, None
+        return torch.zeros(0, dtype=torch.float64, device=self.world.device) if tally is None else tally.flat()
 
     def _accumulate(self, micro_batches: int) -> None:
         """Tell DeepSpeed how many micro-batches a step has, where it isn't as many as in the step before."""

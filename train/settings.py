@@ -20,6 +20,7 @@ from train.model.recomputation import BLOCKS, check_recomputed
 from train.model.transformer import TransformerConfig
 from train.objective import ObjectiveConfig, check_objective
 from train.optimizer import OptimizerConfig, check_optimizer
+from train.parallel import ParallelConfig
 from train.precision import PrecisionConfig
 from train.samples import SamplesConfig
 from train.schedule import ScheduleConfig, check_schedule
@@ -80,6 +81,7 @@ class TrainConfig:
     ema: EmaConfig = field(default_factory=EmaConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -103,6 +105,7 @@ FREE_TO_CHANGE = (
     "guard.replica_check_every",
     "guard.rollbacks",
     "log_every",
+    "parallel",
     "precision",
     "recomputed",
     "run",

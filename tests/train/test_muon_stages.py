@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import safetensors.torch
 import torch
@@ -18,7 +20,7 @@ PLACES = [(stage, ranks) for stage in range(4) for ranks in (1, 2)]
 @pytest.fixture(scope="module")
 def plain() -> dict[int, float]:
     """Losses of a plain loop: Nesterov's momentum, each matrix made orthogonal, AdamW for the rest."""
-    model, adamw = plain_model(layers=3)
+    model, adamw = plain_model(replace(MODEL, layers=3))
     hidden = [p for name, p in model.named_parameters() if name.startswith("blocks.") and p.dim() == 2]
     averages = [torch.zeros_like(parameter) for parameter in hidden]
     losses = {}

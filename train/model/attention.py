@@ -16,6 +16,7 @@ from train.model.layers import Linear
 
 if TYPE_CHECKING:
     from train.model.ragged_cache import RaggedCache
+    from train.model.shared_sequence import SharedSequence
     from train.model.transformer import TransformerConfig
 
 
@@ -75,7 +76,10 @@ def rotate(x_BHTK: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """One layer's attention. With `cache`, attends also to the tokens that came before."""
+    """One layer's attention. With `cache`, attends also to the tokens that came before.
+
+    Where sequences are `shared`, it has a part of each, and attends to all of it; with a cache it has them whole.
+    """
 
     def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
@@ -88,6 +92,7 @@ class Attention(nn.Module):
         self.output = Linear(query_width, config.width, bias=config.attention_output_bias)
         self.query_norm = nn.RMSNorm(self.head_width, eps=config.norm_epsilon) if config.query_key_norm else None
         self.key_norm = nn.RMSNorm(self.head_width, eps=config.norm_epsilon) if config.query_key_norm else None
+        self.shared: SharedSequence | None = None
 
     def forward(
         self,
@@ -103,12 +108,17 @@ class Attention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         query, key = rotate(query, *rotary), rotate(key, *rotary)
+        shared = self.shared if cache is None else None
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)
+        if shared is not None:
+            query, key, value = shared.by_heads(query, key, value)
         if documents is None:
             attended = attend(query, key, value, None if cache is None or tokens > 1 else cache.mask)
         else:
             attended = attend_within_documents(query, key, value, documents)
+        if shared is not None:
+            attended = shared.by_tokens(attended)
         return self.output(attended.transpose(1, 2).reshape(sequences, tokens, -1))
 
 

@@ -70,7 +70,16 @@ def test_what_a_rank_holds_of_whole_parameters_is_what_counting_each_element_fin
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("shape", [{}, {"tied_embeddings": False, "key_value_heads": 4}, {"query_key_norm": True}])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"tied_embeddings": False, "key_value_heads": 4},
+        {"query_key_norm": True},
+        {"experts": 6, "active_experts": 2, "hidden_width": 64},
+        {"experts": 6, "active_experts": 3, "hidden_width": 64, "shared_width": 96},
+    ],
+)
 def test_activations_are_what_autograd_keeps(shape, precision):
     config = TransformerConfig(**{**vars(MODEL), **shape})
     layout = Layout(1, micro=2, length=256, precision=precision)
@@ -105,7 +114,10 @@ def test_checkpointing_keeps_a_blocks_input_and_recomputes_one_block_at_a_time()
 
 
 def test_recomputing_only_what_is_cheap_keeps_more_than_blocks_and_less_than_all():
-    layouts = [Layout(1, 4, 256), *(Layout(1, 4, 256, 1, "fp32", True, kind) for kind in ("cheap", "blocks"))]
+    layouts = [
+        Layout(1, 4, 256),
+        *(Layout(1, 4, 256, activation_checkpointing=True, recomputed=kind) for kind in ("cheap", "blocks")),
+    ]
     everything, cheap, blocks = (activations(MODEL, layout) for layout in layouts)
     assert blocks.kept < cheap.kept < everything.kept
     assert cheap.boundary + cheap.passing == blocks.boundary + blocks.passing
@@ -150,6 +162,9 @@ CASES = [
     *(Case("grouped", stage, False, micro=1, length=32, bucket=WHOLE, optimizer="muon") for stage in (0, 1, 3)),
     Case("tied", 1, False, micro=1, length=32, bucket=WHOLE, optimizer="lion"),
     Case("grouped", 0, activation_checkpointing=True, length=512, micro=4, bucket=WHOLE, recomputed="cheap"),
+    Case("experts", 1, activation_checkpointing=False, bucket=WHOLE),
+    Case("grouped", 0, activation_checkpointing=False, length=1024, bucket=WHOLE, sequence=2),
+    Case("grouped", 1, activation_checkpointing=True, length=1024, bucket=WHOLE, sequence=2),
 ]
 
 
