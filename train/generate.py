@@ -126,6 +126,7 @@ VERB = Verb(
     groups=("strategy",),
     keys=(
         ("source", "a run's folder, a checkpoint or an exported model"),
+        ("average=true", "the average of the weights, of a run with ema.decay"),
         ("prompt", "beginning of the text; left out, prompts are read from standard input"),
         ("tokens", "most tokens to write"),
         ("temperature", "0 always takes the likeliest token"),

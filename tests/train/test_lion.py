@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from data_pipeline.foundation.errors import UserError
 from train.checkpoint.load import load_transformer
 from train.ema import EmaConfig, check_ema
+from train.evaluate.__main__ import beside_earlier
 from train.exchange.architectures import shapes_of
 from train.exchange.weights import CheckpointWeights
 
@@ -118,6 +119,15 @@ def test_state_is_a_moment_and_an_average_and_an_export_has_which_is_asked_for(o
 def test_an_average_that_is_not_there_is_refused(optimized):
     with pytest.raises(UserError, match=r"average=true: .* holds no average of its weights; train with ema.decay"):
         load_transformer(optimized.checkpoint("1-muon-1", 12), CPU, average=True)
+
+
+def test_a_result_of_the_average_never_stands_beside_one_of_the_last_weights(tmp_path):
+    last = {"checkpoint": "c", "step": 12, "perplexity": 9.0}
+    (tmp_path / "evaluation.json").write_text(json.dumps(last))
+    tasks = {"checkpoint": "c", "step": 12, "average": True, "tasks": {"sums": 1.0}}
+    assert beside_earlier(tmp_path / "evaluation.json", tasks) == tasks
+    without = {key: value for key, value in tasks.items() if key != "average"}
+    assert beside_earlier(tmp_path / "evaluation.json", without) == {**last, **without}
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])

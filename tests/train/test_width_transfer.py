@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from data_pipeline.foundation.errors import UserError
+from train.model.adapters import LoraConfig
 from train.model.initialisation import initialise_parameter
 from train.model.transformer import Transformer, TransformerConfig
 from train.optimizer import KINDS, OptimizerConfig, build_optimizer, role_of
+from train.settings import TrainConfig, check_settings
 
 BASE, VOCABULARY = 32, 96
 HIDDEN, OUTER, LAST = "blocks.0.feed_forward.down.weight", "embedding.weight", "norm.weight"
@@ -41,6 +44,13 @@ def test_rates_of_hidden_matrices_fall_with_the_width_and_decay_times_rate_stays
 def test_without_a_base_width_all_rates_are_one():
     for name, dimensions in ((HIDDEN, 2), (OUTER, 2), (LAST, 1)):
         assert role_of(name, dimensions, OptimizerConfig(), 512).rate_scale == 1.0
+
+
+@pytest.mark.parametrize(("base", "lora"), [(0, 0), (64, 8)])
+def test_a_base_width_that_means_nothing_is_refused(base, lora):
+    config = TrainConfig(optimizer=OptimizerConfig(base_width=base), lora=LoraConfig(lora or None), start_from="runs/base")
+    with pytest.raises(UserError, match=f"optimizer.base_width={base}"):
+        check_settings(config)
 
 
 def test_initial_deviations_are_the_bases_outside_and_fall_with_the_root_of_the_width_inside():

@@ -261,6 +261,7 @@ VERB = Verb(
     groups=("strategy",),
     keys=(
         ("source", "a run's folder, a checkpoint or an exported model"),
+        ("average=true", "the average of the weights, of a run with ema.decay"),
         ("data", "a dataset folder or its URL; the run's own if left out"),
         ("split", "validation or train"),
         ("text", "a text file instead of a dataset"),

@@ -97,6 +97,7 @@ VERB = Verb(
     run=run,
     keys=(
         ("source", "a run's folder or a checkpoint"),
+        ("average=true", "the average of the weights, of a run with ema.decay"),
         ("output", "the new folder, or with format=gguf the new file"),
         ("format", "hf or gguf"),
         ("dtype", "float32, bfloat16 or float16; for gguf float32, float16 or q8_0"),
