@@ -41,7 +41,10 @@ def test_experts_are_told_with_what_a_token_meets_of_them(prepared):
     assert f"experts  2 of 8: a token meets {met:,} parameters" in run.lines(config)
 
 
-@pytest.mark.parametrize("typed", ["optimizer=muon", "quantization=int8"])
+TYPED = ("optimizer=muon", "optimizer.base_width=64", "quantization=int8")
+
+
+@pytest.mark.parametrize("typed", TYPED)
 def test_what_knows_single_matrices_alone_is_refused_beside_experts(prepared, typed):
     with pytest.raises(UserError, match=r"knows single matrices alone, and model\.experts=8 are stacked"):
         prepared(*EXPERTS, typed)

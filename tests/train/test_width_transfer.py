@@ -48,7 +48,9 @@ def test_without_a_base_width_all_rates_are_one():
 
 @pytest.mark.parametrize(("base", "lora"), [(0, 0), (64, 8)])
 def test_a_base_width_that_means_nothing_is_refused(base, lora):
-    config = TrainConfig(optimizer=OptimizerConfig(base_width=base), lora=LoraConfig(lora or None), start_from="runs/base")
+    config = TrainConfig(
+        optimizer=OptimizerConfig(base_width=base), lora=LoraConfig(lora or None), start_from="runs/base"
+    )
     with pytest.raises(UserError, match=f"optimizer.base_width={base}"):
         check_settings(config)
 
