@@ -12,9 +12,11 @@ from train.batch import BatchConfig
 from train.checkpoint.save import CheckpointConfig, check_checkpoints
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
 from train.distributed import ClusterConfig
+from train.ema import EmaConfig, check_ema
 from train.guard import GuardConfig, check_guard
 from train.model.adapters import LoraConfig, check_lora
 from train.model.compressible import QuantizationAwareConfig, check_quantization
+from train.model.recomputation import BLOCKS, check_recomputed
 from train.model.transformer import TransformerConfig
 from train.objective import ObjectiveConfig, check_objective
 from train.optimizer import OptimizerConfig, check_optimizer
@@ -55,6 +57,8 @@ class TrainConfig:
             limit is known without.
         log_every: steps between two rows of `metrics.jsonl`.
         activation_checkpointing: recompute each block in the backward pass: less memory, a third more work.
+        recomputed: what of a block: `blocks`, all of it; `cheap`, all but matrix products and attention, which keeps
+            more and costs little.
         deepspeed: options passed through to DeepSpeed, checked by name.
     """
 
@@ -66,6 +70,7 @@ class TrainConfig:
     time_limit: str | None = None
     log_every: int = 1
     activation_checkpointing: bool = False
+    recomputed: str = BLOCKS
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     model: TransformerConfig = field(default_factory=TransformerConfig)
@@ -73,6 +78,7 @@ class TrainConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     quantization: QuantizationAwareConfig = field(default_factory=QuantizationAwareConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -101,6 +107,7 @@ FREE_TO_CHANGE = (
     "log_every",
     "parallel",
     "precision",
+    "recomputed",
     "run",
     "samples",
     "stop_after",
@@ -140,15 +147,17 @@ def check_settings(config: TrainConfig) -> None:
     check_objective(config.objective, config.start_from)
     check_lora(config.lora, config.start_from)
     check_quantization(config.quantization, config.lora.rank, None)
+    check_recomputed(config.recomputed)
     check_optimizer(config.optimizer)
+    check_ema(config.ema)
+    if config.optimizer.base_width and config.lora.rank:
+        raise UserError(
+            f"optimizer.base_width={config.optimizer.base_width} is for models that are trained from nothing, and "
+            f"lora.rank={config.lora.rank} trains adapters: leave it out"
+        )
     check_checkpoints(config.checkpoint, config.validation.every)
     check_guard(config.guard)
     check_zero(config.zero, config.precision, config.deepspeed)
-    if config.optimizer.kind == "muon" and config.zero.stage:
-        raise UserError(
-            f"optimizer=muon needs zero=0, not {config.zero.stage}: it works on whole matrices, of which other stages "
-            "hold pieces of any shape"
-        )
     check_passed_through(config.deepspeed)
     check_data(config.data)
     longest = max(segment.length for segment in plan_run(config))

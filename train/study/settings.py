@@ -36,7 +36,7 @@ class StudyConfig:
     chain: list[str] = field(default_factory=list)
     product: list[str] = field(default_factory=list)
     controls: int = 1
-    reward_steps: int = 30
+    reward_steps: int = 24
     votes: int = 20
     at_once: int | None = None
 
