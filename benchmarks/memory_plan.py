@@ -86,12 +86,15 @@ class Case:
     @property
     def name(self) -> str:
         checkpointing = f"again {self.recomputed}" if self.activation_checkpointing else ""
-        return f"{self.model:<8} {self.optimizer:<5} ZeRO {self.stage} {checkpointing:<13}"
+        shared = f" shared by {self.sequence}" if self.sequence > 1 else ""
+        return f"{self.model:<8} {self.optimizer:<5} ZeRO {self.stage} {checkpointing:<13}{shared}"
 
 
 CASES = [Case(model, stage, again) for model in MODELS for stage in range(4) for again in (False, True)]
 CASES += [Case(model, stage, True, recomputed="cheap") for model in ("tied", "grouped") for stage in (0, 3)]
 CASES += [Case("tied", stage, False, optimizer=kind) for kind in ("muon", "lion") for stage in range(4)]
+SHARED = [Case("grouped", stage, again, length=1024, sequence=2) for stage in (0, 3) for again in (False, True)]
+"""Of two ranks alone."""
 
 
 def predicted(case: Case, ranks: int) -> Footprint:
@@ -124,7 +127,8 @@ def memory_plan_lines() -> Iterator[str]:
     errors = []
     yield f"{'':<40}{'measured':>10}{'predicted':>11}{'error':>8}  MB; fullest at"
     for ranks in (1, 2):
-        for case, measured in zip(CASES, measured_peaks(CASES, ranks)):
+        cases = [case for case in (*CASES, *SHARED) if ranks % case.sequence == 0]
+        for case, measured in zip(cases, measured_peaks(cases, ranks)):
             planned = predicted(case, ranks)
             error = planned.peak.total / measured - 1
             errors.append(abs(error))
