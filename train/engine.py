@@ -14,13 +14,14 @@ from torch import Tensor
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.loader import Batch
 from train.batch import BatchPlan
+from train.compilation import compile_blocks
 from train.deepspeed_settings import ZeroConfig, deepspeed_settings
 from train.distributed import World
 from train.extensions import import_deepspeed
 from train.model.adapters import LoraConfig, attach_adapters, freeze
 from train.model.compressible import QuantizationAwareConfig, view_weights
 from train.model.initialisation import initialise_parameter
-from train.model.transformer import Transformer, TransformerConfig
+from train.model.transformer import Block, Transformer, TransformerConfig
 from train.objective import Objective
 from train.optimizer import OptimizerConfig, build_optimizer
 from train.precision import DTYPES, PrecisionConfig
@@ -65,6 +66,7 @@ class Engine:
         lora: adapters; with a rank all other weights are frozen, and have no value before some are loaded.
         quantization: that the weights are seen through.
         pruned: the zeros of the blocks' matrices stay.
+        compiled: blocks run as compiled graphs.
 
     Raises:
         UserError: DeepSpeed refuses its configuration.
@@ -84,6 +86,7 @@ class Engine:
         lora: LoraConfig | None = None,
         quantization: QuantizationAwareConfig | None = None,
         pruned: bool = False,
+        compiled: bool = False,
     ):
         deepspeed = import_deepspeed()
         self.world, self.batch, self.stage, self.lora = world, batch, zero.stage, lora or LoraConfig()
@@ -93,6 +96,9 @@ class Engine:
             module = _build(model, seed, world, zero.stage, settings, self.lora, DTYPES[precision.kind])
             module.checkpoint_activations = activation_checkpointing
             view_weights(module, quantization or QuantizationAwareConfig(), pruned)
+            if zero.stage == 3:
+                # A block's weights are gathered together: a fifth as many hooks, and none within what is compiled.
+                deepspeed.utils.set_z3_leaf_modules(module, [Block])
             self.deepspeed, *_ = deepspeed.initialize(
                 model=module,
                 optimizer=build_optimizer(optimizer, module),
@@ -101,7 +107,9 @@ class Engine:
             )
         except ValueError as error:  # pydantic's ValidationError among them
             raise UserError(f"DeepSpeed refuses its configuration: {' '.join(str(error).split())}") from None
-        self._update = Update(self.deepspeed, zero.stage, optimizer.clip_norm)
+        if compiled:
+            compile_blocks(self.module)
+        self.update = Update(self.deepspeed, zero.stage, optimizer.clip_norm)
         self._forward = DeviceClock(world.device)
 
     @property
@@ -138,14 +146,14 @@ class Engine:
             self.deepspeed.backward(loss * factor)
             if number < len(batches):
                 self.deepspeed.step()
-        norm = self._update.gradient_norm()
+        norm = self.update.gradient_norm()
         mean = float(self.world.sum(summed)) / max(1, targets)
         # Where fp16's scaled gradients overflow, DeepSpeed skips the update by itself, with another scale for the next.
         overflows = self.deepspeed.fp16_enabled() and math.isfinite(mean) and not math.isfinite(norm)
         refused = None if overflows else judge(mean, norm)
         if refused is None:
-            return StepResult(mean, norm, targets, tokens, busy, overflowed=not self._update.take())
-        self._update.drop()
+            return StepResult(mean, norm, targets, tokens, busy, overflowed=not self.update.take())
+        self.update.drop()
         return StepResult(mean, norm, targets, tokens, busy, refused)
 
     @torch.no_grad()

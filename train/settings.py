@@ -10,6 +10,7 @@ from data_pipeline.dataset import DataConfig, check_data
 from data_pipeline.foundation.errors import UserError
 from train.batch import BatchConfig
 from train.checkpoint.save import CheckpointConfig, check_checkpoints
+from train.compilation import check_compiler
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
 from train.distributed import ClusterConfig
 from train.guard import GuardConfig, check_guard
@@ -54,6 +55,7 @@ class TrainConfig:
             limit is known without.
         log_every: steps between two rows of `metrics.jsonl`.
         activation_checkpointing: recompute each block in the backward pass: less memory, a third more work.
+        compile: run blocks as compiled graphs; needs a compiler, and time at the first start.
         deepspeed: options passed through to DeepSpeed, checked by name.
     """
 
@@ -65,6 +67,7 @@ class TrainConfig:
     time_limit: str | None = None
     log_every: int = 1
     activation_checkpointing: bool = False
+    compile: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     model: TransformerConfig = field(default_factory=TransformerConfig)
@@ -90,6 +93,7 @@ FREE_TO_CHANGE = (
     "batch.micro",
     "checkpoint",
     "cluster",
+    "compile",
     "data.bad_shards",
     "data.cache",
     "data.path",
@@ -133,6 +137,7 @@ def check_settings(config: TrainConfig) -> None:
         raise UserError(
             f"cluster.kind={config.cluster.kind}: `python -m train` is what a launcher starts: use `headrace train`"
         )
+    check_compiler(config.compile)
     check_schedule(config.schedule, config.steps)
     check_objective(config.objective, config.start_from)
     check_lora(config.lora, config.start_from)

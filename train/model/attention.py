@@ -5,6 +5,7 @@ Shape suffixes: B sequences, T tokens, S tokens attended to, H heads, K width of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -88,6 +89,7 @@ class Attention(nn.Module):
         self.output = Linear(query_width, config.width, bias=config.attention_output_bias)
         self.query_norm = nn.RMSNorm(self.head_width, eps=config.norm_epsilon) if config.query_key_norm else None
         self.key_norm = nn.RMSNorm(self.head_width, eps=config.norm_epsilon) if config.query_key_norm else None
+        self.within_documents: Callable[..., Tensor] = attend_within_documents
 
     def forward(
         self,
@@ -108,7 +110,7 @@ class Attention(nn.Module):
         if documents is None:
             attended = attend(query, key, value, None if cache is None or tokens > 1 else cache.mask)
         else:
-            attended = attend_within_documents(query, key, value, documents)
+            attended = self.within_documents(query, key, value, documents)
         return self.output(attended.transpose(1, 2).reshape(sequences, tokens, -1))
 
 
