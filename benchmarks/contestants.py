@@ -215,6 +215,8 @@ class HuggingFace:
     """Transformers' Llama under its `Trainer`, which runs in a thread and is held after each step."""
 
     def __init__(self, setup: Setup, world: World, folder: Path):
+        # A folder `datasets` where this is started is not the library that Transformers would take it for.
+        sys.modules["datasets"] = None  # type: ignore[assignment]
         import transformers
         from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments
 
@@ -266,12 +268,25 @@ class HuggingFace:
         )
         self.trainer.remove_callback(transformers.PrinterCallback)
         self._allowed, self._done = allowed, done
-        threading.Thread(target=self.trainer.train, daemon=True).start()
-        done.acquire()
+        self._failed: BaseException | None = None
+        threading.Thread(target=self._train, daemon=True).start()
+        self._wait()
+
+    def _train(self) -> None:
+        try:
+            self.trainer.train()
+        except BaseException as error:
+            self._failed = error
+        self._done.release()
+
+    def _wait(self) -> None:
+        self._done.acquire()
+        if self._failed is not None:
+            raise self._failed
 
     def step(self) -> None:
         self._allowed.release()
-        self._done.acquire()
+        self._wait()
 
     def wrap(self, parts: Parts) -> None:
         trainer = self.trainer

@@ -4,9 +4,9 @@ One step of training at a time, our trainer's beside the same model's in a plain
 `Trainer` and in litgpt; on two processes DDP and FSDP2 too. All stand ready in processes of their own and take turns,
 so that a machine whose speed drifts is fair to all; ratios are to the plain loop, round by round. MFU is against the
 float32 matrix product measured at the start. The parts of a step are of a round of their own. `--contestants` is a list
-such as plain,ours:zero=1+compile=true. A peer that isn't installed is left out; `--peers FOLDER` looks there as well:
-`pip install --no-deps --target FOLDER litgpt lightning lightning-utilities torchmetrics jsonargparse typeshed-client
-docstring-parser`.
+such as plain,ours:zero=1+compile=true,plain:env.NAME=1. A peer that isn't installed is left out; `--peers FOLDER` looks
+there as well: `pip install --no-deps --target FOLDER litgpt lightning lightning-utilities torchmetrics jsonargparse
+typeshed-client docstring-parser`.
 """
 
 from __future__ import annotations
@@ -52,17 +52,19 @@ CONTESTANTS = {
     1: ["plain", "transformers", "litgpt", *STAGES],
     2: ["plain", "fsdp2", "transformers", "litgpt", *STAGES],
 }
-WARM_UP_ROUNDS = 2
+WARM_UP_ROUNDS = 1
 
 
 class Running:
     """A contestant in its processes."""
 
     def __init__(self, name: str, size: Size, ranks: int, dataset: Path, peers: str | None):
-        contestant, _, settings = name.partition(":")
+        contestant, _, told = name.partition(":")
+        settings = [each for each in told.split("+") if each and not each.startswith("env.")]
+        variables = dict(each[4:].split("=", 1) for each in told.split("+") if each.startswith("env."))
         setup = Setup(
             contestant,
-            [*filter(None, settings.split("+"))],
+            settings,
             size.model,
             size.vocabulary,
             size.length,
@@ -80,7 +82,10 @@ class Running:
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.contestants", json.dumps(asdict(setup))],
-                env=os.environ | together | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}),
+                env=os.environ
+                | variables
+                | together
+                | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self.log,
@@ -88,12 +93,11 @@ class Running:
             )
             for rank in range(ranks)
         ]
-        try:
-            told = self._answers()[0]
-            self.flops_per_token, self.threads = told["flops_per_token"], told["threads"] * ranks
-        except ChildProcessError:
-            self.close()
-            raise
+
+    def wait(self) -> None:
+        """Wait until it stands ready. Raises ChildProcessError: it ended instead."""
+        told = self._answers()[0]
+        self.flops_per_token, self.threads = told["flops_per_token"], told["threads"] * len(self.processes)
 
     def ask(self, **what: Any) -> list[dict[str, Any]]:
         """Return what each rank answers."""
@@ -141,13 +145,15 @@ def measure(
     names: list[str], size: Size, ranks: int, dataset: Path, rounds: int, peers: str | None, saving: bool
 ) -> Iterator[Row | str]:
     """Yield a row of each contestant, or why there is none."""
-    running: list[Running] = []
+    running = [Running(name, size, ranks, dataset, peers) for name in names]
     try:
-        for name in names:
+        for each in list(running):
             try:
-                running.append(Running(name, size, ranks, dataset, peers))
+                each.wait()
             except ChildProcessError as error:
-                yield f"{name} is left out: {str(error).strip().splitlines()[-1] if str(error).strip() else 'it ended'}"
+                running.remove(each)
+                each.close()
+                yield f"{each.name} is left out: {(str(error).strip() or 'it ended').splitlines()[-1]}"
         rates: dict[str, list[float]] = {each.name: [] for each in running}
         tokens = size.sequences * ranks * size.length * size.steps
         for number in range(-WARM_UP_ROUNDS, rounds):

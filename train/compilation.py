@@ -20,6 +20,7 @@ from torch import Tensor
 
 from data_pipeline.foundation.cache import cache_folder
 from data_pipeline.foundation.errors import UserError
+from train.model.attention import attend_within_documents
 from train.model.transformer import Transformer
 
 
@@ -46,9 +47,8 @@ def compile_blocks(model: Transformer) -> None:
     """Let the blocks run as compiled graphs from their next call with gradients on."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     for block in model.blocks:
-        attention = block.attention
         if not torch.cuda.is_available():
-            attention.within_documents = torch.compiler.disable(attention.within_documents)
+            block.attention.within_documents = torch.compiler.disable(attend_within_documents)
         block.forward = _with_gradients_compiled(block.forward)
 
 

@@ -107,6 +107,9 @@ class Engine:
             )
         except ValueError as error:  # pydantic's ValidationError among them
             raise UserError(f"DeepSpeed refuses its configuration: {' '.join(str(error).split())}") from None
+        if world.size == 1 and zero.stage == 0:
+            # Nobody to sum with: DeepSpeed would copy all gradients into one flat tensor and back.
+            self.deepspeed.enable_backward_allreduce = False
         if compiled:
             compile_blocks(self.module)
         self.update = Update(self.deepspeed, zero.stage, optimizer.clip_norm)
@@ -135,9 +138,9 @@ class Engine:
             group["lr"] = rate
         device = self.world.device
         counts = sum(map(objective.target_count, batches)), sum(batch.counted_targets for batch in batches)
-        targets, tokens, busy = self._announce(counts, waited + self._forward.take())
+        told = self._announce(counts, waited + self._forward.take())
         # DeepSpeed takes the mean over ranks and micro-batches; this factor turns it into the sum over targets.
-        factor = self.batch.ranks * len(batches) / max(1, targets)
+        factor = (self.batch.ranks * len(batches) / told[0].clamp(min=1.0)).float()
         summed = torch.zeros((), dtype=torch.float64, device=device)
         for number, batch in enumerate(batches, 1):
             with self._forward.measuring():
@@ -146,13 +149,16 @@ class Engine:
             self.deepspeed.backward(loss * factor)
             if number < len(batches):
                 self.deepspeed.step()
-        norm = self.update.gradient_norm()
-        mean = float(self.world.sum(summed)) / max(1, targets)
+        known = (self.world.sum(summed).view(1), self.update.gradient_norm().double().view(1), told)
+        # The one place of a step where a GPU is waited for: what it comes to is judged before the update.
+        total, norm, *numbers = torch.cat(known).tolist()
+        targets, tokens, busy = int(numbers[0]), int(numbers[1]), numbers[2:]
+        mean = total / max(1, targets)
         # Where fp16's scaled gradients overflow, DeepSpeed skips the update by itself, with another scale for the next.
         overflows = self.deepspeed.fp16_enabled() and math.isfinite(mean) and not math.isfinite(norm)
         refused = None if overflows else judge(mean, norm)
         if refused is None:
-            return StepResult(mean, norm, targets, tokens, busy, overflowed=not self.update.take())
+            return StepResult(mean, norm, targets, tokens, busy, overflowed=not self.update.take(norm))
         self.update.drop()
         return StepResult(mean, norm, targets, tokens, busy, refused)
 
@@ -199,12 +205,16 @@ class Engine:
                 other.data = mine.data.to(other.device, copy=True)
         return copy.eval()
 
-    def _announce(self, counts: tuple[int, int], busy_seconds: float) -> tuple[int, int, list[float]]:
-        """Return targets and tokens of all ranks together, and what time each tells of itself, in one all-reduce."""
-        told = torch.zeros(2 + self.world.size, dtype=torch.float64)
-        told[0], told[1], told[2 + self.world.rank] = *counts, busy_seconds
-        targets, tokens, *seconds = self.world.sum(told.to(self.world.device)).tolist()
-        return int(targets), int(tokens), seconds
+    def _announce(self, counts: tuple[int, int], busy_seconds: float) -> Tensor:
+        """Return targets and tokens of all ranks together, and what time each tells of itself, in one all-reduce.
+
+        Returns:
+            (2 + ranks,) float64 on the device, where nobody waits for it.
+        """
+        others = [0.0] * self.world.size
+        others[self.world.rank] = busy_seconds
+        told = torch.tensor([*counts, *others], dtype=torch.float64)
+        return self.world.sum(told.to(self.world.device, non_blocking=True))
 
     def _accumulate(self, micro_batches: int) -> None:
         """Tell DeepSpeed how many micro-batches a step has, where it isn't as many as in the step before."""

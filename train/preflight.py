@@ -18,6 +18,7 @@ from data_pipeline.foundation.errors import UserError
 from data_pipeline.packing import CONCATENATE
 from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
+from train.deepspeed_settings import ZeroConfig, run_as
 from train.frozen import Frozen, find_frozen
 from train.memory.footprint import Footprint, footprint
 from train.memory.layout import STATE_BYTES, Layout
@@ -44,6 +45,7 @@ class Prepared:
         parameters: of the model, tied ones counted once.
         trained: how many of them are, or are in adapters.
         frozen_bytes: that a rank holds of weights that don't change.
+        zero: as it is run.
         layout: of the largest step.
         footprint: what a rank holds in it.
         token_bytes: (vocabulary,) bytes of text that each token stands for.
@@ -57,6 +59,7 @@ class Prepared:
     trained: int
     frozen_bytes: int
     batch: BatchPlan
+    zero: ZeroConfig
     layout: Layout
     footprint: Footprint
     data: RunData
@@ -89,9 +92,14 @@ class Prepared:
             f"step (micro {batch.micro} × accumulation {accumulation} × {batch.ranks} ranks)",
             *([f"         after {changes} changes on the way"] if changes else []),
             f"steps    {config.steps:,}: {tokens:,} tokens, {flops:.2e} FLOPs",
-            f"engine   ZeRO {config.zero.stage}, {config.precision.kind}",
+            f"engine   ZeRO {config.zero.stage}, {config.precision.kind}{self._run_as(config)}",
             f"memory   {gigabytes(held.peak.total + self.frozen_bytes)} of tensors on a rank at most: {held.moment}",
         ]
+
+    def _run_as(self, config: TrainConfig) -> str:
+        if self.zero.stage == config.zero.stage:
+            return ""
+        return f" (one process has nothing to share: run as {self.zero.stage})"
 
 
 def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
@@ -120,7 +128,8 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name, config.data.packing)
     frozen = find_frozen(config, model, run, data.tokenizer, data.name)
     check_run(run, composed)
-    layout = _layout(config, batch, segments)
+    zero = run_as(config.zero, config.precision, ranks, config.deepspeed)
+    layout = _layout(config, zero, batch, segments)
     trained = parameter_sizes(model, config.optimizer.decay_all, config.lora)
     parameters = parameter_sizes(model).total
     unchanged = (parameters if config.lora.rank else 0) + (parameter_sizes(frozen.model).total if frozen else 0)
@@ -133,6 +142,7 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
         trained=trained.total,
         frozen_bytes=unchanged * layout.element,
         batch=batch,
+        zero=zero,
         layout=layout,
         footprint=footprint(model, layout, trained),
         data=data,
@@ -150,7 +160,7 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     )
 
 
-def _layout(config: TrainConfig, batch: BatchPlan, segments: Sequence[Segment]) -> Layout:
+def _layout(config: TrainConfig, zero: ZeroConfig, batch: BatchPlan, segments: Sequence[Segment]) -> Layout:
     """Return the layout of the step that takes most: the longest sequences, the largest batch."""
     return Layout(
         ranks=batch.ranks,
@@ -160,7 +170,7 @@ def _layout(config: TrainConfig, batch: BatchPlan, segments: Sequence[Segment]) 
         precision=config.precision.kind,
         activation_checkpointing=config.activation_checkpointing,
         is_gpu=torch.cuda.is_available(),
-        zero=config.zero,
+        zero=zero,
     )
 
 

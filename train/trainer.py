@@ -82,7 +82,7 @@ class Trainer:
             self.config.seed,
             world,
             prepared.batch,
-            self.config.zero,
+            prepared.zero,
             self.config.precision,
             self.config.optimizer,
             self.config.activation_checkpointing,

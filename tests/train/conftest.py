@@ -105,6 +105,7 @@ def alone(folder: Path) -> list[dict[str, Any]]:
         *skipping(folder, 1),
         {"name": "offload 3", "stage": 3, "zero": {"offload_optimizer": True, "offload_parameters": True}},
         {"name": "micro 8", "micro": 8},
+        *compiled(0, 3),
         *tuned(),
         *adapted(folder, 1),
         full_disk(folder, 1),
@@ -122,6 +123,7 @@ def together(folder: Path) -> list[dict[str, Any]]:
         *corrupted(),
         *tuned(),
         *adapted(folder, 2),
+        *compiled(1),
         {"name": "growing offload 2", "stage": 2, "half_until": 5, "zero": {"offload_optimizer": True}},
         *({"name": f"offload {stage}", "stage": stage, "zero": {"offload_optimizer": True}} for stage in (1, 2)),
         *({"name": f"grown {stage}", "stage": stage, "steps": 50, "load": f"{folder}/1-{stage}/step-00000020"}
@@ -160,6 +162,12 @@ def with_overlap() -> list[dict[str, Any]]:
     return [
         {"name": f"overlap {stage}", "stage": stage, "zero": {"overlap_communication": True}} for stage in STAGES[1:]
     ]
+
+
+def compiled(*stages: int) -> list[dict[str, Any]]:
+    if shutil.which("g++") is None:
+        return []
+    return [{"name": f"compiled {stage}", "stage": stage, "compiled": True} for stage in stages]
 
 
 def growing() -> list[dict[str, Any]]:

@@ -91,6 +91,7 @@ class Plan:
     half_until: int = 0
     precision: str = "fp32"
     activation_checkpointing: bool = False
+    compiled: bool = False
     zero: dict[str, Any] = field(default_factory=dict)
     save_at: dict[str, str] = field(default_factory=dict)
     background_at: dict[str, str] = field(default_factory=dict)
@@ -168,6 +169,7 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
         OPTIMIZER,
         plan.activation_checkpointing,
         lora=LoraConfig(**plan.lora) if plan.lora else None,
+        compiled=plan.compiled,
     )
     if plan.start:
         load_weights(engine, Path(plan.start))

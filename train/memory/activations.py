@@ -73,7 +73,7 @@ def activations(model: TransformerConfig, layout: Layout) -> Activations:
 
 def _norm(width: int, layout: Layout) -> int:
     """Return the bytes a token keeps in a norm: input, output, and where kernels aren't fused, what is in between."""
-    if layout.is_gpu:
+    if layout.is_gpu or layout.element == FLOAT:
         return 2 * width * layout.element + FLOAT
     return 2 * FLOAT * width + width * layout.element + FLOAT
 
@@ -89,6 +89,6 @@ def _chunk(vocabulary: int, matrix: int, layout: Layout) -> int:
     chunks, last = -(-layout.tokens // rows), FLOAT * vocabulary * ((layout.tokens - 1) % rows + 1)
     widest = 3 * logits if chunks > 2 else max(2 * logits, logits + 2 * last if chunks == 2 else 0)
     if layout.element == FLOAT:
-        return widest
+        return widest if layout.is_gpu else logits  # a CPU does all in the memory of one chunk
     product = matrix * (layout.element + (0 if layout.is_gpu else FLOAT))
     return max(widest, product + logits + layout.element * rows * vocabulary)

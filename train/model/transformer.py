@@ -19,7 +19,7 @@ from data_pipeline.foundation.errors import UserError
 from train.model.attention import Attention, KeyValueCache, rotary_table
 from train.model.cross_entropy import linear_cross_entropy
 from train.model.documents import DocumentEnds, Documents, lay_out
-from train.model.layers import Embedding, Linear
+from train.model.layers import Embedding, Linear, RMSNorm
 from train.model.ragged_cache import RaggedCache
 
 Output = Callable[[Tensor, Tensor], Tensor]
@@ -125,9 +125,9 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        self.attention_norm = RMSNorm(config.width, eps=config.norm_epsilon)
         self.attention = Attention(config, layer)
-        self.feed_forward_norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        self.feed_forward_norm = RMSNorm(config.width, eps=config.norm_epsilon)
         self.feed_forward = FeedForward(config)
 
     def forward(
@@ -172,7 +172,7 @@ class Transformer(nn.Module):
         self.checkpoint_activations = False
         self.embedding = Embedding(config.vocabulary_size, config.width)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        self.norm = RMSNorm(config.width, eps=config.norm_epsilon)
         self.head = Head(config)
         if config.tied_embeddings:
             self.head.weight = cast(nn.Parameter, self.embedding.weight)

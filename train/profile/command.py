@@ -1,4 +1,7 @@
-"""`headrace profile`: a few steps of what `headrace train` would do, as a table and a trace of where time goes."""
+"""`headrace profile`: a few steps of what `headrace train` would do, as a table and a trace of where time goes.
+
+On several processes: `torchrun --nproc-per-node 8 -m train.profile.command model=llama_1b data.path=… zero=3`.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +97,7 @@ VERB = Verb(
     examples=(
         "headrace profile experiment=demo data.path=datasets/python_docs",
         "headrace profile model=gpt2_124m data.path=datasets/web zero=1 compile=true profile.output=profiles/compiled",
-        "torchrun --nproc-per-node 8 -m train.profile.command model=llama_1b data.path=datasets/web zero=3",
+        "headrace profile model=nano data.path=datasets/mine profile.steps=50 --json",
     ),
     flags=("--json",),
 )
