@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -53,7 +54,9 @@ def run(request: Request) -> int:
 
         found = look_at_nodes(config.cluster, Path(config.folder), config.wait_seconds)
     elif composed.data["cluster"].get("kind") == "local":
-        found = {socket.gethostname(): look(Path(config.folder), config.ranks, config.all_reduce)}
+        # What SLURM calls the node: where several are one machine, its name is no name of theirs.
+        name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        found = {name: look(Path(config.folder), config.ranks, config.all_reduce)}
     else:
         raise UserError("doctor looks at this machine (cluster=local) or at every node (cluster=slurm)")
     for host, findings in found.items():

@@ -263,3 +263,14 @@ def test_prepare_and_evaluate_run_as_jobs_of_one_process(slurm, small_dataset, t
     assert finished.code == 0, finished.err
     wait_for(lambda: not slurm.active(), "the job to end")
     assert (tmp_path / "made" / "manifest.json").is_file(), log(next((tmp_path / "runs").iterdir()))
+
+
+@long
+def test_doctor_looks_at_every_node(slurm, tmp_path):
+    finished = asked([*train_command(tmp_path)[:3], "doctor", "--json", "cluster=slurm"], tmp_path)
+    told = {each["host"]: each["findings"] for each in map(json.loads, finished.out.splitlines())}
+    assert set(told) == {"node1", "node2"}, finished.err
+    for findings in told.values():
+        assert {finding["subject"] for finding in findings} >= {"packages", "disk", "launchers", "all-reduce"}
+    levels = {finding["level"] for findings in told.values() for finding in findings}
+    assert finished.code == int("red" in levels)
