@@ -25,6 +25,7 @@ from train.model.transformer import Block, Transformer, TransformerConfig
 from train.objective import Objective
 from train.optimizer import OptimizerConfig, build_optimizer
 from train.precision import DTYPES, PrecisionConfig
+from train.reduction import reduce_in_place
 from train.stragglers import DeviceClock
 from train.update import Update
 
@@ -110,6 +111,9 @@ class Engine:
         if world.size == 1 and zero.stage == 0:
             # Nobody to sum with: DeepSpeed would copy all gradients into one flat tensor and back.
             self.deepspeed.enable_backward_allreduce = False
+        plain_sum = precision.kind == "fp32" and not zero.offload_optimizer and not passed_through
+        if world.size > 1 and zero.stage == 1 and world.device.type == "cpu" and plain_sum:
+            reduce_in_place(self.deepspeed.optimizer)
         if compiled:
             compile_blocks(self.module)
         self.update = Update(self.deepspeed, zero.stage, optimizer.clip_norm)
