@@ -228,7 +228,7 @@ class Gradients:
     @property
     def reduction(self) -> int:
         """Copies while the last gradients are reduced, at stage 2 with the rank's own part, taken out of the sum."""
-        if self._zero.stage == 0 and self._ranks == 1 or self._in_place:
+        if (self._zero.stage == 0 and self._ranks == 1) or self._in_place:
             return 0
         flat = self._flat(with_alone=True)
         if self._zero.stage < 2:
