@@ -2,7 +2,7 @@
 
 One block is compiled, and its code serves them all, whatever the batch and the length of its sequences. What DeepSpeed
 hooks onto modules stays outside: at ZeRO stage 3 a block's weights are gathered before its graph begins, not one by one
-within. Attention within documents, whose lengths differ in every batch, is called from between two graphs on a CPU.
+within. On a CPU attention within documents, whose lengths differ in every batch, is called from between four graphs.
 What is computed without gradients, validation and samples, goes the uncompiled way.
 """
 

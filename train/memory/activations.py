@@ -41,8 +41,8 @@ class Activations:
 def activations(model: TransformerConfig, layout: Layout) -> Activations:
     """Return what a micro-batch of a resolved model keeps.
 
-    A norm keeps its input and its output, which the next products take; the kernel of CPUs, put together of smaller
-    ones, keeps the input and what is multiplied by the weight in float32. Attention keeps rotated queries and
+    A norm keeps its input, or in float32 on CPUs what its weight multiplies, and its output, which the next products
+    take; in 16 bits on CPUs, where it is put together of smaller kernels, input and product in float32. Attention keeps rotated queries and
     keys, values, its output and a float per query and head (Dao 2023, FlashAttention-2). The feed-forward layer keeps
     gate, silu(gate), up and their product. Of logits there are never more than a chunk's.
     """
@@ -53,7 +53,10 @@ def activations(model: TransformerConfig, layout: Layout) -> Activations:
     norm = _norm(width, layout)
     attention = element * (2 * queries + 2 * keys) + FLOAT * model.heads
     if model.query_key_norm:
-        attention += _norm(queries, layout) + _norm(keys, layout)
+        heads = model.heads + model.key_value_heads
+        on_cpu = (queries + keys + heads) * FLOAT  # what is rotated isn't kept
+        in_float32 = not layout.is_gpu and element == FLOAT
+        attention += on_cpu if in_float32 else _norm(queries, layout) + _norm(keys, layout)
     block = tokens * (2 * norm + attention + element * 4 * hidden)
     boundary = tokens * element * width
     # The widest place is behind the product gate · up, where the gradients of three hidden tensors meet.
