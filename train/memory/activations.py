@@ -42,9 +42,9 @@ def activations(model: TransformerConfig, layout: Layout) -> Activations:
     """Return what a micro-batch of a resolved model keeps.
 
     A norm keeps its input, or in float32 on CPUs what its weight multiplies, and its output, which the next products
-    take; in 16 bits on CPUs, where it is put together of smaller kernels, input and product in float32. Attention keeps rotated queries and
-    keys, values, its output and a float per query and head (Dao 2023, FlashAttention-2). The feed-forward layer keeps
-    gate, silu(gate), up and their product. Of logits there are never more than a chunk's.
+    take; in 16 bits on CPUs, where it is put together of smaller kernels, input and product in float32. Attention keeps
+    rotated queries and keys, values, its output and a float per query and head (Dao 2023, FlashAttention-2). The
+    feed-forward layer keeps gate, silu(gate), up and their product. Of logits there are never more than a chunk's.
     """
     assert model.vocabulary_size is not None
     element, tokens = layout.element, layout.tokens
