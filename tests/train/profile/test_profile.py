@@ -13,7 +13,7 @@ from train.profile.settings import ProfilingConfig, check_profile
 from train.profile.table import advice
 
 MODEL = ("model=nano", "model.width=64", "model.heads=4", "model.hidden_width=96", "data.sequence_length=32")
-STEPS = ("profile.warm_up=1", "profile.steps=2", "profile.traced=1", "batch.sequences=4", "experiment=null")
+STEPS = ("profile.warm_up=1", "profile.steps=2", "profile.traced=1", "batch.sequences=4")
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
