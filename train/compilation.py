@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from data_pipeline.foundation.cache import cache_folder
 from data_pipeline.foundation.errors import UserError
 from train.model.attention import attend_within_documents
-from train.model.transformer import Transformer
+from train.model.transformer import Block, Transformer
 
 
 def check_compiler(wanted: bool) -> None:
@@ -46,10 +46,10 @@ def check_compiler(wanted: bool) -> None:
 def compile_blocks(model: Transformer) -> None:
     """Let the blocks run as compiled graphs from their next call with gradients on."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
-    for block in model.blocks:
+    for block in cast(Iterable[Block], model.blocks):
         if not torch.cuda.is_available():
             block.attention.within_documents = torch.compiler.disable(attend_within_documents)
-        block.forward = _with_gradients_compiled(block.forward)
+        block.forward = _with_gradients_compiled(block.forward)  # type: ignore[method-assign]
 
 
 def compile_seconds() -> float:

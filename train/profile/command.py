@@ -23,9 +23,10 @@ def run(request: Request) -> int:
     """Train for some steps in a folder that is thrown away, and tell what they were made of. Returns the exit code."""
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as in `train`
 
-    from data_pipeline.foundation.configuration import compose_configuration
+    from data_pipeline.foundation.configuration import Composed, compose_configuration
     from train.profile.settings import ProfileConfig, check_profile
     from train.schemas import register_schemas
+    from train.settings import TrainConfig
 
     register_schemas()
     composed = request.compose("profile", ProfileConfig)
@@ -54,13 +55,14 @@ def run(request: Request) -> int:
         count = settings.warm_up + 2 * settings.steps + settings.traced
         steps = f"steps={max(composed.value.steps, count + 1)}"
         overrides = [*request.overrides, *NOTHING_ELSE, f"run.root='{root}'", steps]
-        composed = compose_configuration("profile", overrides, ProfileConfig, request.folders)
-        prepared = prepare_run(composed, launched_size())
-        if (warning := check_memory(prepared, composed.value, world.local_rank)) and world.is_main:
+        told = compose_configuration("profile", overrides, ProfileConfig, request.folders)
+        here: Composed[TrainConfig] = Composed(told.value, told.data, told.overrides)
+        prepared = prepare_run(here, launched_size())
+        if (warning := check_memory(prepared, here.value, world.local_rank)) and world.is_main:
             say(warning)
         folder = Path(settings.output)
         world.on_main(lambda: _make(folder))
-        trainer = Trainer(composed, prepared, world)
+        trainer = Trainer(here, prepared, world)
         closing.callback(trainer.close)
         found = measure(trainer, settings, folder)
         if not world.is_main:
