@@ -43,7 +43,7 @@ class Size:
 
 
 SIZES = {
-    "nano": Size("nano", 4096, 256, 4, 20),
+    "nano": Size("nano", 4096, 256, 4, 10),
     "30m": Size("small_30m", 32768, 512, 4, 1),
     "120m": Size("gpt2_124m", 50304, 512, 2, 1),
 }

@@ -43,6 +43,16 @@ def check_compiler(wanted: bool) -> None:
         )
 
 
+def check_compile(wanted: bool, stage: int, lora_rank: int) -> None:
+    """Raise UserError where blocks can't be compiled: for want of a compiler, or for what they are."""
+    check_compiler(wanted)
+    if wanted and stage == 3 and lora_rank:
+        raise UserError(
+            "compile=true with lora.rank and zero=3: DeepSpeed would take the adapters' gradients of the first block, "
+            "whose input needs none, before they are there; use zero=0, 1 or 2, or leave compile out"
+        )
+
+
 def compile_blocks(model: Transformer) -> None:
     """Let the blocks run as compiled graphs from their next call with gradients on."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))

@@ -97,8 +97,8 @@ class Engine:
             module = _build(model, seed, world, zero.stage, settings, self.lora, DTYPES[precision.kind])
             module.checkpoint_activations = activation_checkpointing
             view_weights(module, quantization or QuantizationAwareConfig(), pruned)
-            if zero.stage == 3:
-                # A block's weights are gathered together: a fifth as many hooks, and none within what is compiled.
+            if compiled and zero.stage == 3:
+                # A block's weights are gathered together, by hooks around it: within what is compiled there are none.
                 deepspeed.utils.set_z3_leaf_modules(module, [Block])
             self.deepspeed, *_ = deepspeed.initialize(
                 model=module,

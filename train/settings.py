@@ -10,7 +10,7 @@ from data_pipeline.dataset import DataConfig, check_data
 from data_pipeline.foundation.errors import UserError
 from train.batch import BatchConfig
 from train.checkpoint.save import CheckpointConfig, check_checkpoints
-from train.compilation import check_compiler
+from train.compilation import check_compile
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
 from train.distributed import ClusterConfig
 from train.guard import GuardConfig, check_guard
@@ -137,7 +137,7 @@ def check_settings(config: TrainConfig) -> None:
         raise UserError(
             f"cluster.kind={config.cluster.kind}: `python -m train` is what a launcher starts: use `headrace train`"
         )
-    check_compiler(config.compile)
+    check_compile(config.compile, config.zero.stage, config.lora.rank)
     check_schedule(config.schedule, config.steps)
     check_objective(config.objective, config.start_from)
     check_lora(config.lora, config.start_from)

@@ -10,7 +10,7 @@ import torch
 from small_models import SMALL, drawn_model
 
 from data_pipeline.foundation.errors import UserError
-from train.compilation import check_compiler, compile_blocks, compile_seconds
+from train.compilation import check_compile, check_compiler, compile_blocks, compile_seconds
 from train.model.transformer import Transformer
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -23,6 +23,14 @@ def test_without_a_compiler_it_is_refused_in_one_sentence(monkeypatch):
     check_compiler(False)
     with pytest.raises(UserError, match=r"compile=true needs the compiler no-such-compiler.* install it"):
         check_compiler(True)
+
+
+@needs_compiler
+def test_adapters_at_stage_3_are_refused():
+    check_compile(True, 3, 0)
+    check_compile(True, 2, 8)
+    with pytest.raises(UserError, match=r"compile=true with lora.rank and zero=3"):
+        check_compile(True, 3, 8)
 
 
 def gradients(model: Transformer, length: int, documents: bool) -> list[torch.Tensor]:

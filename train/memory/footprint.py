@@ -169,8 +169,6 @@ class Gradients:
         assert model.vocabulary_size is not None
         self.of_head = self._element * model.vocabulary_size * model.width
         self._matrix = self._element * model.width * model.hidden_width
-        heads = self.of_head * (1 if model.tied_embeddings else 2)
-        self._block = max(0, self._element * sizes.total - heads) // model.layers
 
     @property
     def whole(self) -> int:
@@ -179,10 +177,8 @@ class Gradients:
 
     @property
     def of_block(self) -> int:
-        """Gradients that haven't gone into a bucket yet: of a matrix, or at stage 3 of a block, gathered as one."""
-        if self._zero.stage == 3:
-            return self._block
-        return self._matrix if self._zero.stage == 2 else 0
+        """The gradient of a block's matrix that hasn't gone into a bucket yet."""
+        return self._matrix if self._zero.stage >= 2 else 0
 
     @property
     def owned(self) -> int:
