@@ -161,6 +161,8 @@ def measure(
                 slowest = max(answer["seconds"] for answer in each.ask(steps=size.steps))
                 if number >= 0:
                     rates[each.name].append(tokens / slowest)
+            latest = ", ".join(f"{name} {told[-1]:,.0f}" for name, told in rates.items() if told)
+            print(f"round {max(0, number + 1)} of {rounds}: {latest}", file=sys.stderr, flush=True)
         for each in running:
             memory = max(answer["memory"] for answer in each.ask(steps=0))
             parts = each.ask(steps=size.steps, parts=True)[0]["parts"]
