@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks.duplicates import duplicates_lines
 from benchmarks.loader import loader_lines
+from benchmarks.long_context import long_context_lines
 from benchmarks.memory import memory_lines
 from benchmarks.memory_plan import memory_plan_lines
 from benchmarks.preparation import preparation_lines
@@ -35,6 +36,7 @@ def main() -> int:
         lambda: saving_lines(dataset),
         lambda: training_lines(dataset),
         memory_plan_lines,
+        long_context_lines,
         published_lines,
     ]
     if len(sys.argv) > 2:

@@ -37,6 +37,16 @@ MODELS = {
         hidden_width=1408,
         tied_embeddings=False,
     ),
+    "experts": TransformerConfig(
+        vocabulary_size=8192,
+        width=256,
+        layers=4,
+        heads=4,
+        key_value_heads=4,
+        hidden_width=352,
+        experts=6,
+        active_experts=2,
+    ),
 }
 STEPS = 2
 ROUNDS = 2
@@ -54,6 +64,7 @@ class Case:
     accumulation: int = 1
     precision: str = "fp32"
     bucket: int = 4_000_000
+    sequence: int = 1
 
     def layout(self, ranks: int) -> Layout:
         return Layout(
@@ -63,6 +74,7 @@ class Case:
             self.accumulation,
             self.precision,
             self.activation_checkpointing,
+            sequence_ranks=self.sequence,
             zero=ZeroConfig(stage=self.stage, reduce_bucket=self.bucket, gather_bucket=self.bucket),
         )
 
@@ -138,6 +150,7 @@ def _peak(case: Case, world) -> int:  # type: ignore[no-untyped-def]
     from train.engine import Engine
     from train.objective import ObjectiveConfig, build_objective
     from train.optimizer import OptimizerConfig
+    from train.parallel import ParallelConfig
     from train.precision import PrecisionConfig
 
     model, layout = MODELS[case.model], case.layout(world.size)
@@ -151,20 +164,23 @@ def _peak(case: Case, world) -> int:  # type: ignore[no-untyped-def]
 
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        sequences = case.micro * case.accumulation * world.size
+        readers = world.size // case.sequence
+        sequences = case.micro * case.accumulation * readers
         engine = Engine(
             model,
             0,
             world,
-            plan_batch(BatchConfig(sequences, case.micro), world.size),
+            plan_batch(BatchConfig(sequences, case.micro), readers),
             layout.zero,
             PrecisionConfig(case.precision),
             OptimizerConfig(),
             case.activation_checkpointing,
+            parallel=ParallelConfig(case.sequence),
         )
         gc.collect()
         for _ in range(STEPS):
-            engine.train_step([batch() for _ in range(case.accumulation)], objective, 1e-3, lambda *_: None)
+            batches = [engine.place.part(batch()) for _ in range(case.accumulation)]
+            engine.train_step(batches, objective, 1e-3, lambda *_: None)
     engine.close()
     del engine
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]

@@ -142,6 +142,7 @@ def work_of(row: Row) -> Work:
     head = 2.0 * shape.vocabulary * shape.width
     return Work(
         parameters=shape.parameters(row.length),
+        active_parameters=shape.parameters(row.length),
         matrix_flops=2.0 * shape.layers * shape.block_matrices + head,
         head_flops=head,
         attention_flops=2.0 * shape.layers * shape.width * row.length,

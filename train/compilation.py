@@ -43,9 +43,12 @@ def check_compiler(wanted: bool) -> None:
         )
 
 
-def check_compile(wanted: bool, stage: int, lora_rank: int) -> None:
+def check_compile(wanted: bool, stage: int, lora_rank: int | None, experts: int, sequence_ranks: int) -> None:
     """Raise UserError where blocks can't be compiled: for want of a compiler, or for what they are."""
     check_compiler(wanted)
+    if wanted and (experts or sequence_ranks > 1):
+        what = f"model.experts={experts}" if experts else f"parallel.sequence={sequence_ranks}"
+        raise UserError(f"compile=true with {what} was never tried: leave compile out")
     if wanted and stage == 3 and lora_rank:
         raise UserError(
             "compile=true with lora.rank and zero=3: DeepSpeed would take the adapters' gradients of the first block, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,10 +20,13 @@ from train.distributed import World
 from train.extensions import import_deepspeed
 from train.model.adapters import LoraConfig, attach_adapters, freeze
 from train.model.compressible import QuantizationAwareConfig, view_weights
+from train.model.experts import router_figures
 from train.model.initialisation import initialise_parameter
 from train.model.transformer import Block, Transformer, TransformerConfig
 from train.objective import Objective
 from train.optimizer import OptimizerConfig, build_optimizer
+from train.parallel import ParallelConfig
+from train.place import find_place
 from train.precision import DTYPES, PrecisionConfig
 from train.reduction import reduce_in_place
 from train.stragglers import DeviceClock
@@ -44,6 +47,7 @@ class StepResult:
         busy_seconds: (ranks,) that each rank took for reading and the forward passes of the step before.
         refused: why no update was made, if none was.
         overflowed: whether fp16 has overflowed, and DeepSpeed lowered its loss scale instead of an update.
+        figures: what else there is to tell: of routers.
     """
 
     loss: float
@@ -53,6 +57,7 @@ class StepResult:
     busy_seconds: list[float]
     refused: str | None = None
     overflowed: bool = False
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 class Engine:
@@ -68,6 +73,7 @@ class Engine:
         quantization: that the weights are seen through.
         pruned: the zeros of the blocks' matrices stay.
         compiled: blocks run as compiled graphs.
+        parallel: how ranks share the work; `place` is this rank's.
 
     Raises:
         UserError: DeepSpeed refuses its configuration.
@@ -88,14 +94,20 @@ class Engine:
         quantization: QuantizationAwareConfig | None = None,
         pruned: bool = False,
         compiled: bool = False,
+        parallel: ParallelConfig | None = None,
     ):
         deepspeed = import_deepspeed()
-        self.world, self.batch, self.stage, self.lora = world, batch, zero.stage, lora or LoraConfig()
+        self.world, self.stage, self.lora = world, zero.stage, lora or LoraConfig()
+        self.place = find_place(parallel or ParallelConfig(), world)
+        # To DeepSpeed all ranks are alike, as if each read sequences of its own: it reduces gradients over all of them.
+        batch = replace(batch, sequences=batch.micro * batch.accumulation * world.size, ranks=world.size)
+        self.batch = batch
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
         settings = deepspeed_settings(batch, zero, precision, optimizer.clip_norm, passed_through or {})
         try:
             module = _build(model, seed, world, zero.stage, settings, self.lora, DTYPES[precision.kind])
             module.checkpoint_activations = activation_checkpointing
+            module.share_sequences(self.place.shared)
             view_weights(module, quantization or QuantizationAwareConfig(), pruned)
             if compiled and zero.stage == 3:
                 # A block's weights are gathered together, by hooks around it: within what is compiled there are none.
@@ -132,7 +144,7 @@ class Engine:
         divided by the number of targets of the step, which a mean of means would get wrong where they differ.
 
         Args:
-            batches: this rank's micro-batches, as many as the step has on every rank.
+            batches: this rank's micro-batches, or parts of them, as many as the step has on every rank.
             rate: the learning rate.
             judge: told loss and gradient norm, says why no update shall be made, or None.
             waited: seconds that this rank waited for data in the step before.
@@ -153,18 +165,21 @@ class Engine:
             self.deepspeed.backward(loss * factor)
             if number < len(batches):
                 self.deepspeed.step()
-        known = (self.world.sum(summed).view(1), self.update.gradient_norm().double().view(1), told)
         # The one place of a step where a GPU is waited for: what it comes to is judged before the update.
-        total, norm, *numbers = torch.cat(known).tolist()
-        targets, tokens, busy = int(numbers[0]), int(numbers[1]), numbers[2:]
+        counted = self.world.sum(torch.cat((summed.view(1), self._router_tally())))
+        norm, *numbers = torch.cat((self.update.gradient_norm().double().view(1), told, counted)).tolist()
+        targets, tokens, busy = int(numbers[0]), int(numbers[1]), numbers[2 : 2 + self.world.size]
+        total, *routed = numbers[2 + self.world.size :]
         mean = total / max(1, targets)
+        figures = router_figures(routed, self.module.config.layers, targets) if routed else {}
         # Where fp16's scaled gradients overflow, DeepSpeed skips the update by itself, with another scale for the next.
         overflows = self.deepspeed.fp16_enabled() and math.isfinite(mean) and not math.isfinite(norm)
         refused = None if overflows else judge(mean, norm)
         if refused is None:
-            return StepResult(mean, norm, targets, tokens, busy, overflowed=not self.update.take(norm))
+            overflowed = not self.update.take(norm)
+            return StepResult(mean, norm, targets, tokens, busy, overflowed=overflowed, figures=figures)
         self.update.drop()
-        return StepResult(mean, norm, targets, tokens, busy, refused)
+        return StepResult(mean, norm, targets, tokens, busy, refused, figures=figures)
 
     @torch.no_grad()
     def held_out(self, batch: Batch, objective: Objective) -> dict[str, float]:
@@ -219,6 +234,11 @@ class Engine:
         others[self.world.rank] = busy_seconds
         told = torch.tensor([*counts, *others], dtype=torch.float64)
         return self.world.sum(told.to(self.world.device, non_blocking=True))
+
+    def _router_tally(self) -> Tensor:
+        """Return what this rank's routers did since they were asked last; nothing without any."""
+        tally, self.module.tally = self.module.tally, None
+        return torch.zeros(0, dtype=torch.float64, device=self.world.device) if tally is None else tally.flat()
 
     def _accumulate(self, micro_batches: int) -> None:
         """Tell DeepSpeed how many micro-batches a step has, where it isn't as many as in the step before."""

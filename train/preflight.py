@@ -28,6 +28,7 @@ from train.model.adapters import LoraConfig
 from train.model.compressible import check_quantization
 from train.model.transformer import TransformerConfig
 from train.objective import check_objective_data
+from train.parallel import check_parallel, check_shares
 from train.run_data import RunData, open_run_data
 from train.run_folder import RunFolder, check_run, locate_run
 from train.settings import TrainConfig, check_settings, plan_run
@@ -83,6 +84,14 @@ class Prepared:
             *([f"{self.frozen.role:<8} {self.frozen.checkpoint}"] if self.frozen else []),
             f"model    {self.model.name}: {self.parameters:,} parameters, vocabulary {self.model.vocabulary_size:,}",
             *(
+                [
+                    f"experts  {self.model.active_experts} of {self.model.experts}: a token meets "
+                    f"{self.parameters - self.model.idle_parameters:,} parameters"
+                ]
+                if self.model.experts
+                else []
+            ),
+            *(
                 [f"lora     rank {config.lora.rank}: {self.trained:,} parameters in adapters"]
                 if config.lora.rank
                 else []
@@ -90,6 +99,11 @@ class Prepared:
             f"data     {self.data.describe(config.steps)}",
             f"batch    {last.sequences} sequences × {last.length} tokens = {last.sequences * last.length:,} tokens a "
             f"step (micro {batch.micro} × accumulation {accumulation} × {batch.ranks} ranks)",
+            *(
+                [f"         each of them {config.parallel.sequence} processes that share its sequences"]
+                if config.parallel.sequence > 1
+                else []
+            ),
             *([f"         after {changes} changes on the way"] if changes else []),
             f"steps    {config.steps:,}: {tokens:,} tokens, {flops:.2e} FLOPs",
             f"engine   ZeRO {config.zero.stage}, {config.precision.kind}{self._run_as(config)}",
@@ -112,13 +126,16 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     config = composed.value
     check_settings(config)
     segments = plan_run(config)
-    batch = plan_batches(config.batch, segments, ranks)
+    check_parallel(config.parallel, ranks, config.objective.kind)
+    batch = plan_batches(config.batch, segments, ranks // config.parallel.sequence)
     data = open_run_data(config, segments)
     run = locate_run(composed, data.fingerprint)
     start = find_start(config.model, config.start_from, run, data.tokenizer, data.name, composed.overrides)
     shape = start.model if start else config.model
     model = shape.resolve(data.tokenizer.vocabulary_size, packed=config.data.packing != CONCATENATE)
     check_quantization(config.quantization, config.lora.rank, model)
+    _check_experts(config, model)
+    check_shares(config.parallel, model, sorted({segment.length for segment in segments}))
     if start and start.pruning and (config.lora.rank or config.optimizer.kind != "adamw"):
         filling = f"lora.rank={config.lora.rank}" if config.lora.rank else f"optimizer={config.optimizer.kind}"
         raise UserError(
@@ -127,6 +144,8 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
         )
     check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name, config.data.packing)
     frozen = find_frozen(config, model, run, data.tokenizer, data.name)
+    if frozen:
+        check_shares(config.parallel, frozen.model, [], frozen.role)
     check_run(run, composed)
     zero = run_as(config.zero, config.precision, ranks, config.deepspeed)
     layout = _layout(config, zero, batch, segments)
@@ -160,10 +179,22 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     )
 
 
+def _check_experts(config: TrainConfig, model: TransformerConfig) -> None:
+    """Refuse what works on matrices one by one, where a model has them stacked as experts."""
+    asked = {
+        f"lora.rank={config.lora.rank}": config.lora.rank is not None,
+        f"quantization.bits={config.quantization.bits}": config.quantization.bits is not None,
+        f"optimizer={config.optimizer.kind}": config.optimizer.kind == "muon",
+    }
+    if model.experts and (there := [setting for setting, is_there in asked.items() if is_there]):
+        raise UserError(f"{there[0]} knows single matrices alone, and model.experts={model.experts} are stacked")
+
+
 def _layout(config: TrainConfig, zero: ZeroConfig, batch: BatchPlan, segments: Sequence[Segment]) -> Layout:
     """Return the layout of the step that takes most: the longest sequences, the largest batch."""
     return Layout(
-        ranks=batch.ranks,
+        ranks=batch.ranks * config.parallel.sequence,
+        sequence_ranks=config.parallel.sequence,
         micro=batch.micro,
         length=max(segment.length for segment in segments),
         accumulation=batch.accumulation,
@@ -183,10 +214,10 @@ def check_memory(prepared: Prepared, config: TrainConfig, local_rank: int) -> st
     Raises:
         UserError: it can't fit; the message says what would.
     """
-    room = find_room(ranks_on_this_machine(prepared.batch.ranks), local_rank)
+    room = find_room(ranks_on_this_machine(prepared.layout.ranks), local_rank)
     room = replace(room, device=room.device - prepared.frozen_bytes)
     if config.checkpoint.asynchronous and 0 < config.checkpoint.every < config.steps:
-        room = room.without(STATE_BYTES * prepared.parameters / prepared.batch.ranks)
+        room = room.without(STATE_BYTES * prepared.parameters / prepared.layout.ranks)
     return check_room(prepared.footprint, room, lambda: mends(prepared.model, prepared.layout, room, config.lora))
 
 

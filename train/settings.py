@@ -19,6 +19,7 @@ from train.model.compressible import QuantizationAwareConfig, check_quantization
 from train.model.transformer import TransformerConfig
 from train.objective import ObjectiveConfig, check_objective
 from train.optimizer import OptimizerConfig, check_optimizer
+from train.parallel import ParallelConfig
 from train.precision import PrecisionConfig
 from train.samples import SamplesConfig
 from train.schedule import ScheduleConfig, check_schedule
@@ -77,6 +78,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -101,6 +103,7 @@ FREE_TO_CHANGE = (
     "guard.replica_check_every",
     "guard.rollbacks",
     "log_every",
+    "parallel",
     "precision",
     "run",
     "samples",
@@ -137,7 +140,8 @@ def check_settings(config: TrainConfig) -> None:
         raise UserError(
             f"cluster.kind={config.cluster.kind}: `python -m train` is what a launcher starts: use `headrace train`"
         )
-    check_compile(config.compile, config.zero.stage, config.lora.rank)
+    experts, sequence_ranks = config.model.experts, config.parallel.sequence
+    check_compile(config.compile, config.zero.stage, config.lora.rank, experts, sequence_ranks)
     check_schedule(config.schedule, config.steps)
     check_objective(config.objective, config.start_from)
     check_lora(config.lora, config.start_from)

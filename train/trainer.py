@@ -12,7 +12,7 @@ from typing import Any
 from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.errors import EXIT_STOPPED_EARLY, Failure
 from data_pipeline.foundation.progress import say
-from data_pipeline.loader import Batch, Share
+from data_pipeline.loader import Batch
 from train.checkpoint.folder import step_of
 from train.checkpoint.load import Found, find_newest_whole, load_checkpoint, load_transformer, load_weights
 from train.checkpoint.pieces import optimizer_steps
@@ -91,6 +91,7 @@ class Trainer:
             self.config.quantization,
             pruned=prepared.start is not None and prepared.start.pruning is not None,
             compiled=self.config.compile,
+            parallel=self.config.parallel,
         )
         self.rollouts: Rollouts | None = None
         if self.config.objective.kind == "grpo":
@@ -137,7 +138,7 @@ class Trainer:
         self.stragglers = Stragglers(self.config.cluster.straggler_ratio)
         self.waited = 0.0
         self.time_limit = TimeLimit(self.config.time_limit, STATE_BYTES * prepared.parameters / world.size)
-        share = Share(prepared.batch.micro, world.rank, world.size)
+        share = self.engine.place.share(prepared.batch.micro)
         self.stream = prepared.data.stream(share, bool(prepared.model.document_mask), world, self.state.lost)
         self.flops_per_token = prepared.model.flops_per_token(self.config.data.sequence_length)
         peaks = world.gather(peak_flops(world.device, self.config.precision.kind))
@@ -182,6 +183,7 @@ class Trainer:
         rate = config.optimizer.learning_rate * rate_factor(config.schedule, step, config.steps)
         numbers = self.prepared.data.steps.numbers(step - 1)
         self.guard.enter(self.prepared.data.steps.segment(step - 1).stage)
+        mine = [self.engine.place.part(batch) for batch in mine]
         result, figures = self._learn(step, mine, rate, is_first)
         if is_first and config.compile:
             self.record.compiled(step, compile_seconds())
@@ -212,6 +214,7 @@ class Trainer:
             "data_wait_seconds": waited,
             "step_seconds": seconds,
             "memory_bytes": peak_memory(self.world.device),
+            **result.figures,
             **figures,
         }
         if self.validation and (self._due(config.validation.every) or step == config.steps):
@@ -399,6 +402,7 @@ class Trainer:
         if frozen is None:
             return None
         model = load_transformer(frozen.checkpoint, self.world.device, DTYPES[self.config.precision.kind])
+        model.share_sequences(self.engine.place.shared)
         return model.requires_grad_(False)
 
     def _require_the_same(self, read: list[dict[str, Any]]) -> None:

@@ -44,14 +44,14 @@ class Validation:
 
     def measure(self, engine: Engine, objective: Objective) -> dict[str, Any]:
         """Return the objective's figures, and of a likelihood perplexity and bits per byte, the same on every rank."""
-        world, micro = engine.world, engine.batch.micro
+        world, place, micro = engine.world, engine.place, engine.batch.micro
         summed: dict[str, float] = {}
         totals = torch.zeros(2, dtype=torch.float64)  # targets, bytes
         with engine.evaluating():
             # Every rank makes the same number of calls: at ZeRO stage 3 each call gathers parameters from all.
-            for first in range(0, self.sequences, micro * world.size):
-                start = first + world.rank * micro
-                batch = self._batch(range(start, min(start + micro, self.sequences)))
+            for first in range(0, self.sequences, micro * place.readers):
+                start = first + place.reader * micro
+                batch = place.part(self._batch(range(start, min(start + micro, self.sequences))))
                 for name, figure in engine.held_out(batch, objective).items():
                     summed[name] = summed.get(name, 0.0) + figure
                 totals[0] += objective.target_count(batch)

@@ -36,6 +36,7 @@ def apply_plan(plan: Plan, folder: Path) -> Path:
         "data": {"sequence_length": layout.length},
         "batch": {"sequences": plan.recommendation.sequences, "micro": layout.micro},
         "zero": asdict(layout.zero),
+        "parallel": asdict(plan.config.parallel),
         "checkpoint": {"every": run.checkpoint_every},
     }
     path = folder / "experiment" / f"{NAME}.yaml"

@@ -55,6 +55,7 @@ VERB = Verb(
         ("stages, offload", "what of ZeRO is considered: stages=[1,2], offload=true"),
         ("activation_checkpointing", "true or false; both are considered if left out"),
         ("tokens", "to be trained on; 20 per parameter if left out"),
+        ("parallel.sequence", "devices that share each sequence, for long contexts"),
         ("price", "of a device and hour, in your money"),
         ("failures.device_hours", "of a device between failures"),
         ("device.KEY, network.KEY", "other figures than the sheet's"),

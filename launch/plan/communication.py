@@ -35,6 +35,16 @@ def reduce_seconds(cluster: Cluster, size: float, messages: int = 1) -> float:
     return 2 * gather_seconds(cluster, size, messages)
 
 
+def exchange_seconds(cluster: Cluster, size: float, ranks: int) -> float:
+    """Return the time in which each of `ranks` neighbours sends every other an equal part of its own `size` bytes."""
+    within = min(ranks, cluster.devices_per_node)
+    pace = cluster.device.link_bandwidth
+    if ranks > within:
+        # What leaves a machine has each device's own port.
+        pace = min(pace, cluster.network.bandwidth * (ranks - 1) / (ranks - within))
+    return size * (ranks - 1) / ranks / (pace * cluster.network.efficiency) + _latency(cluster)
+
+
 def _latency(cluster: Cluster) -> float:
     """Return the seconds that a ring's messages take: within machines, and once around all of them."""
     return (cluster.devices_per_node - 1) * LINK_LATENCY + (cluster.nodes - 1) * cluster.network.latency

@@ -64,7 +64,9 @@ def print_plan(plan: Plan, console: Console) -> None:
     config, recommendation = plan.config, plan.recommendation
     cluster, work = config.cluster, recommendation.work
     console.print(
-        f"{recommendation.model.name}: {work.parameters:,} parameters, {config.precision.kind}; "
+        f"{recommendation.model.name}: {work.parameters:,} parameters"
+        + (f", {work.active_parameters:,} of them active" if work.active_parameters < work.parameters else "")
+        + f", {config.precision.kind}; "
         f"{recommendation.sequences:,} sequences × {config.data.sequence_length:,} tokens a step",
         markup=False,
     )

@@ -53,6 +53,7 @@ class Plan:
         return {
             "model": self.recommendation.model.name,
             "parameters": self.recommendation.work.parameters,
+            "active_parameters": self.recommendation.work.active_parameters,
             "devices": self.config.cluster.devices,
             "device": self.config.device.name,
             "network": self.config.network.name,
@@ -82,7 +83,7 @@ def make_plan(config: PlanConfig) -> Plan:
 def _run(config: PlanConfig, recommendation: Recommendation, chosen: Option, state: float) -> Run:
     devices = config.cluster.devices
     kept = goodput(config.failures, devices, config.devices_per_node, state, config.device.host_bandwidth)
-    tokens = config.tokens or TOKENS_PER_PARAMETER * recommendation.work.parameters
+    tokens = config.tokens or TOKENS_PER_PARAMETER * recommendation.work.active_parameters
     of_step = recommendation.sequences * config.data.sequence_length
     steps = max(1, -(-int(tokens) // of_step))
     seconds = steps * chosen.time.total / kept.share

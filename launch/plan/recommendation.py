@@ -14,6 +14,7 @@ from train.memory.layout import Layout
 from train.memory.room import needed
 from train.memory.sizes import ParameterSizes, parameter_sizes
 from train.model.transformer import TransformerConfig
+from train.parallel import check_shares
 
 STEP_TOKENS = 1 << 20
 """Of a step, about, where the user doesn't say: what models of some billions are trained with."""
@@ -75,10 +76,11 @@ class Recommendation:
 def recommend(config: PlanConfig) -> Recommendation:
     """Return the fastest layout that fits among all stages, micro-batches and ways to recompute that are allowed."""
     model = config.model.resolve(config.model.vocabulary_size or config.data.vocabulary)
-    work, devices = work_of(model, config.data.sequence_length), config.cluster.devices
-    sequences = config.batch.sequences or devices * math.ceil(STEP_TOKENS / config.data.sequence_length / devices)
+    check_shares(config.parallel, model, [config.data.sequence_length])
+    work, readers = work_of(model, config.data.sequence_length), config.readers
+    sequences = config.batch.sequences or readers * math.ceil(STEP_TOKENS / config.data.sequence_length / readers)
     sizes = parameter_sizes(model)
-    options = [_option(layout, model, sizes, work, config) for layout in _layouts(config, sequences // devices)]
+    options = [_option(layout, model, sizes, work, config) for layout in _layouts(config, sequences // readers)]
     kinds = list(dict.fromkeys(option.kind for option in options))
     shown = [_best([option for option in options if option.kind == kind]) for kind in sorted(kinds)]
     fitting = [option for option in shown if option.fits]
@@ -99,6 +101,7 @@ def _layouts(config: PlanConfig, share: int) -> list[Layout]:
     return [
         Layout(
             ranks=config.cluster.devices,
+            sequence_ranks=config.parallel.sequence,
             micro=micro,
             length=config.data.sequence_length,
             accumulation=share // micro,

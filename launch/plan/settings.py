@@ -11,6 +11,7 @@ from launch.plan.hardware import Cluster, DeviceConfig, NetworkConfig
 from train.batch import BatchConfig, plan_batch
 from train.deepspeed_settings import ZeroConfig
 from train.model.transformer import TransformerConfig
+from train.parallel import ParallelConfig, check_parallel
 from train.precision import PrecisionConfig
 
 
@@ -46,6 +47,7 @@ class PlanConfig:
 
     Args:
         zero: buckets, overlap and threshold; the stage is planned.
+        parallel: devices that share each sequence.
         nodes: machines.
         devices_per_node: devices of each, one process on each device.
         stages: ZeRO stages to consider.
@@ -61,6 +63,7 @@ class PlanConfig:
     model: TransformerConfig = field(default_factory=TransformerConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     nodes: int = 1
@@ -80,6 +83,11 @@ class PlanConfig:
     @property
     def cluster(self) -> Cluster:
         return Cluster(self.device, self.network, self.nodes, self.devices_per_node)
+
+    @property
+    def readers(self) -> int:
+        """Devices that read different sequences; those that share one count as one."""
+        return self.cluster.devices // self.parallel.sequence
 
 
 def register_plan() -> None:
@@ -125,8 +133,9 @@ def check_plan(config: PlanConfig) -> None:
             f"data.sequence_length={config.data.sequence_length} is longer than the model allows "
             f"(model.maximum_length={config.model.maximum_length}): shorten the one or raise the other"
         )
+    check_parallel(config.parallel, config.cluster.devices, "pretrain")
     if config.batch.sequences is not None:
-        plan_batch(BatchConfig(config.batch.sequences, config.batch.micro), config.cluster.devices)
+        plan_batch(BatchConfig(config.batch.sequences, config.batch.micro), config.readers)
 
 
 SHEET = (

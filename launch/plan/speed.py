@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launch.plan.communication import gather_seconds, reduce_seconds
+from launch.plan.communication import exchange_seconds, gather_seconds, reduce_seconds
 from launch.plan.hardware import Cluster
 from launch.plan.work import Work
 from train.deepspeed_settings import ZeroConfig
@@ -137,6 +137,7 @@ def step_time(
         "recomputed": tokens * (again.matrix * blocks + again.attention * attention + again.moved * moved),
     }
     seen, hidden = _communication(work.parameters, layout, cluster, traffic)
+    seen += _exchange(work, layout, cluster)
     excess = max(0.0, hidden - sum(computing.values()))
     return StepTime(
         **computing,
@@ -158,6 +159,14 @@ def _communication(parameters: int, layout: Layout, cluster: Cluster, traffic: T
     updating = gather_seconds(cluster, parameters * traffic.update_bytes) if traffic.update_bytes else 0.0
     hidden = (gathering if traffic.gathers_hidden else 0.0) + (reducing if traffic.reduces_hidden else 0.0)
     return gathering + reducing + updating - hidden, hidden
+
+
+def _exchange(work: Work, layout: Layout, cluster: Cluster) -> float:
+    """Return the time of the exchanges around attention, for which its layer waits: there and back, in each pass."""
+    if layout.sequence_ranks == 1:
+        return 0.0
+    passes = layout.accumulation * (3 if layout.activation_checkpointing else 2)
+    return passes * exchange_seconds(cluster, layout.tokens * work.exchanged * layout.element, layout.sequence_ranks)
 
 
 def _update(parameters: int, layout: Layout, cluster: Cluster) -> float:

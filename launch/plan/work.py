@@ -21,19 +21,23 @@ class Work:
 
     Args:
         parameters: of the model, tied ones once.
+        active_parameters: that a token meets.
         matrix_flops: of a forward pass, attention's own products left out.
         head_flops: the part of `matrix_flops` behind the blocks, which checkpointing doesn't recompute.
         attention_flops: of a forward pass over the causal half.
         moved: elements that kernels between the products read and write in a forward pass of the blocks.
         loss_bytes: that the loss reads and writes, its gradient with it.
+        exchanged: elements that a forward pass sends around attention where ranks share sequences.
     """
 
     parameters: int
+    active_parameters: int
     matrix_flops: float
     head_flops: float
     attention_flops: float
     moved: float
     loss_bytes: float
+    exchanged: int = 0
 
     @property
     def model_flops(self) -> float:
@@ -45,19 +49,27 @@ def work_of(model: TransformerConfig, length: int) -> Work:
     """Return the work of our model's code, read from it kernel by kernel.
 
     Two norms read and write D each, two sums 3·D; a rotation is five kernels over Q + K; silu and the product of gate
-    and up read and write 5·H; attention reads and writes Q and K twice.
+    and up read and write 5·H; attention reads and writes Q and K twice. Each active expert does as much, and its rows
+    are laid out, weighted and added up, 8·D.
     """
     assert model.vocabulary_size is not None
     head = 2.0 * model.vocabulary_size * model.width
     queries, keys = model.heads * model.width_of_head, model.key_value_heads * model.width_of_head
     attention = 2.0 * queries * length
     flops = model.flops_per_token(length) / 3.0
-    per_block = 10 * model.width + 12 * (queries + keys) + 5 * model.hidden_width
+    hidden, routing = model.hidden_width, 0
+    if model.experts:
+        hidden = model.active_experts * model.hidden_width + model.shared_width
+        routing = 8 * model.active_experts * model.width + 6 * model.experts
+    per_block = 10 * model.width + 12 * (queries + keys) + 5 * hidden + routing
+    parameters = parameter_sizes(model).total
     return Work(
-        parameters=parameter_sizes(model).total,
+        parameters=parameters,
+        active_parameters=parameters - model.idle_parameters,
         matrix_flops=flops - model.layers * attention,
         head_flops=head,
         attention_flops=model.layers * attention,
         moved=model.layers * per_block,
         loss_bytes=LOSS_BYTES * model.vocabulary_size,
+        exchanged=model.layers * 2 * (queries + keys),
     )

@@ -108,6 +108,8 @@ def alone(folder: Path) -> list[dict[str, Any]]:
         *compiled(0, 3),
         *tuned(),
         *adapted(folder, 1),
+        *routed(folder, 1),
+        {"name": "documents", "steps": 8, "objective": {"kind": "sft"}},
         full_disk(folder, 1),
     ]  # fmt: skip
 
@@ -124,6 +126,8 @@ def together(folder: Path) -> list[dict[str, Any]]:
         *tuned(),
         *adapted(folder, 2),
         *compiled(1),
+        *routed(folder, 2),
+        *shared(folder),
         {"name": "growing offload 2", "stage": 2, "half_until": 5, "zero": {"offload_optimizer": True}},
         *({"name": f"offload {stage}", "stage": stage, "zero": {"offload_optimizer": True}} for stage in (1, 2)),
         *({"name": f"grown {stage}", "stage": stage, "steps": 50, "load": f"{folder}/1-{stage}/step-00000020"}
@@ -210,6 +214,39 @@ def adapted(folder: Path, ranks: int) -> list[dict[str, Any]]:
         load = f"{folder}/{ranks}-lora-{before}/step-00000003"
         plans.append({"name": f"lora {before} to {after}", "stage": after, **common, "load": load, "start": None})
     return plans
+
+
+def routed(folder: Path, ranks: int) -> list[dict[str, Any]]:
+    """A model with experts at every stage; saved on the way by the first, and gone on with by it and by the last."""
+    to, common = f"{folder}/{ranks}-experts", {"experts": True, "steps": 8}
+    load = f"{to}/step-00000004"
+    return [
+        {"name": "experts 0", "stage": 0, "save_at": {"4": to, "8": to}, **common},
+        *({"name": f"experts {stage}", "stage": stage, **common} for stage in (STAGES[1:] if ranks == 2 else (3,))),
+        {"name": "experts 0 to 0", "stage": 0, "load": load, "save_at": {"8": f"{to}-resumed"}, **common},
+        {"name": "experts 0 to 3", "stage": 3, "load": load, **common},
+        {"name": "experts recomputed", "stage": 3, "micro": 4, "activation_checkpointing": True, **common},
+    ]
+
+
+def shared(folder: Path) -> list[dict[str, Any]]:
+    """Two ranks with a half of each sequence, at every stage; what the first saves goes on with whole sequences."""
+    to, common = f"{folder}/shared", {"sequence": 2}
+    plans: list[dict[str, Any]] = [
+        {"name": f"shared {stage}", "stage": stage, "steps": 20, **common} for stage in STAGES
+    ]
+    plans[1] |= {"save_at": {"10": to}}
+    load = f"{to}/step-00000010"
+    return [
+        *plans,
+        {"name": "shared resumed", "stage": 1, "steps": 20, "load": load, **common},
+        {"name": "shared to whole", "stage": 3, "steps": 20, "load": load},
+        {"name": "shared recomputed", "stage": 2, "steps": 12, "micro": 8, "activation_checkpointing": True, **common},
+        {"name": "shared documents", "stage": 2, "steps": 8, "objective": {"kind": "sft"}, **common},
+        {"name": "shared forward", "stage": 1, "steps": 8, "objective": OBJECTIVES["forward"], **common},
+        {"name": "shared experts", "stage": 3, "steps": 8, "experts": True, **common},
+        {"name": "shared bf16", "stage": 1, "precision": "bf16", **common},
+    ]
 
 
 def corrupted() -> list[dict[str, Any]]:

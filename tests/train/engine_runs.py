@@ -11,7 +11,7 @@ import json
 import resource
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from train.model.transformer import Transformer, TransformerConfig
 from train.objective import Objective, ObjectiveConfig, build_objective
 from train.objective.group_relative import Answers, GroupRelativePolicy
 from train.optimizer import OptimizerConfig
+from train.parallel import ParallelConfig
+from train.place import Place
 from train.precision import PrecisionConfig
 from train.replicas import check_replicas
 
@@ -45,6 +47,7 @@ SEED, LENGTH, SEQUENCES, VOCABULARY = 5, 32, 8, 128
 MODEL = TransformerConfig(width=64, layers=2, heads=4, key_value_heads=2, hidden_width=96, maximum_length=64).resolve(
     VOCABULARY
 )
+EXPERTS = replace(MODEL, hidden_width=48, experts=6, active_experts=2, shared_width=32)
 OPTIMIZER = OptimizerConfig(learning_rate=4e-3, clip_norm=1.0)
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "dpo": {"kind": "dpo", "beta": 0.5},
@@ -68,6 +71,8 @@ class Plan:
         objective: settings of an objective on packed samples, held to `frozen_model()`; None trains on plain batches.
         lora: settings of adapters.
         start: checkpoint whose weights are begun with.
+        experts: the model is the one with experts.
+        sequence: ranks that share each sequence.
         half_until: up to this step the batch has its first 4 alone.
         save_at: per step, the folder of checkpoints that one is written into.
         background_at: per step, the folder that a checkpoint is written into while training goes on.
@@ -92,6 +97,8 @@ class Plan:
     precision: str = "fp32"
     activation_checkpointing: bool = False
     compiled: bool = False
+    experts: bool = False
+    sequence: int = 1
     zero: dict[str, Any] = field(default_factory=dict)
     save_at: dict[str, str] = field(default_factory=dict)
     background_at: dict[str, str] = field(default_factory=dict)
@@ -123,9 +130,9 @@ def whole_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens[:, :-1].contiguous(), targets
 
 
-def my_batches(step: int, world: World, plan: Plan) -> list[Batch]:
-    share = (SEQUENCES // 2 if step <= plan.half_until else SEQUENCES) // world.size
-    first = world.rank * share
+def my_batches(step: int, place: Place, plan: Plan) -> list[Batch]:
+    share = (SEQUENCES // 2 if step <= plan.half_until else SEQUENCES) // place.readers
+    first = place.reader * share
     if plan.objective is not None:
         rows = draw_pairs(step, SEQUENCES, VOCABULARY)
         if plan.objective["kind"] == "grpo":
@@ -160,29 +167,32 @@ def frozen_model() -> Transformer:
 
 def train(plan: Plan, world: World) -> dict[str, Any]:
     engine = Engine(
-        MODEL,
+        EXPERTS if plan.experts else MODEL,
         SEED,
         world,
-        plan_batch(BatchConfig(SEQUENCES, plan.micro), world.size),
+        plan_batch(BatchConfig(SEQUENCES, plan.micro), world.size // plan.sequence),
         ZeroConfig(**{"stage": plan.stage, "reduce_bucket": 20_000, "gather_bucket": 20_000, **plan.zero}),
         PrecisionConfig(plan.precision),
         OPTIMIZER,
         plan.activation_checkpointing,
         lora=LoraConfig(**plan.lora) if plan.lora else None,
         compiled=plan.compiled,
+        parallel=ParallelConfig(plan.sequence),
     )
     if plan.start:
         load_weights(engine, Path(plan.start))
     plain = build_objective(ObjectiveConfig(), False)
     if plan.objective is not None:
-        plain = build_objective(ObjectiveConfig(**plan.objective), True, frozen_model())
+        held_to = frozen_model()
+        held_to.share_sequences(engine.place.shared)
+        plain = build_objective(ObjectiveConfig(**plan.objective), True, held_to)
     guard = Guard(GuardConfig(), {})
-    result: dict[str, Any] = {"losses": {}, "norms": {}, "targets": {}, "checkpoints": {}, "refused": {}}
+    result: dict[str, Any] = {"losses": {}, "norms": {}, "targets": {}, "checkpoints": {}, "refused": {}, "figures": {}}
     result |= {"published": {}, "background_refused": {}, "skipped": {}, "corruption": ""}
     first = load_checkpoint(engine, Path(plan.load)).step if plan.load else 0
     background: CheckpointWriter | None = None
     for step in range(first + 1, plan.steps + 1):
-        batches = my_batches(step, world, plan)
+        batches = [engine.place.part(batch) for batch in my_batches(step, engine.place, plan)]
         objective = LastIsNan(plain, len(batches), world) if step in plan.nan_at else plain
         refusal = "refused by the plan" if step in plan.refused_at else None
         done = engine.train_step(batches, objective, rate(step), lambda *told, no=refusal: no or guard.judge(*told))
@@ -191,7 +201,7 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
         if checkpoint := plan.return_at.get(str(step)):
             load_checkpoint(engine, Path(checkpoint))
         result["losses"][step], result["norms"][step] = done.loss, done.gradient_norm
-        result["targets"][step] = done.targets
+        result["targets"][step], result["figures"][step] = done.targets, done.figures
         if folder := plan.save_at.get(str(step)):
             result["checkpoints"][step] = str(save(engine, step, folder))
         if folder := plan.full_disk_at.get(str(step)):
@@ -284,7 +294,7 @@ def state_at(engine: Engine, step: int) -> TrainerState:
 
 def writer_into(folder: str, engine: Engine, background: bool = False) -> CheckpointWriter:
     tokenizer = load_tokenizer(Path(folder).parent / "tokenizer")
-    model = {"model": vars(MODEL), "sequence_length": LENGTH, "lora": vars(engine.lora)}
+    model = {"model": vars(engine.module.config), "sequence_length": LENGTH, "lora": vars(engine.lora)}
     context = CheckpointContext(Path(folder), tokenizer, model, "d", "c")
     return CheckpointWriter(engine, context, Retention(newest=0), background)
 

@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from train.model.initialisation import initialise_weights
-from train.model.transformer import Transformer
+from train.model.transformer import Transformer, TransformerConfig
 
 
-def plain_model() -> tuple[Transformer, torch.optim.Optimizer]:
+def plain_model(config: TransformerConfig = MODEL) -> tuple[Transformer, torch.optim.Optimizer]:
     """Return the model as every run begins with it, and an AdamW that decays matrices alone."""
-    model = Transformer(MODEL)
-    initialise_weights(model, MODEL, SEED)
+    model = Transformer(config)
+    initialise_weights(model, config, SEED)
     named = dict(model.named_parameters())
-    matrices = [p for name, p in named.items() if p.dim() == 2 and name != "embedding.weight"]
+    matrices = [p for name, p in named.items() if p.dim() >= 2 and name != "embedding.weight"]
     others = [p for name, p in named.items() if p.dim() == 1 or name == "embedding.weight"]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     return model, torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, foreach=False)

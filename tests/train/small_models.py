@@ -27,6 +27,8 @@ SHAPES = {
     "query-key norm and biases": replace(SMALL, query_key_norm=True, attention_bias=True, attention_output_bias=True),
 }
 
+EXPERTS = replace(SMALL, hidden_width=48, experts=5, active_experts=2)
+
 
 def drawn_model(config: TransformerConfig, seed: int = 0) -> Transformer:
     """Return a model whose every parameter matters, norms and biases too, with logits far from uniform."""

@@ -26,11 +26,13 @@ def test_without_a_compiler_it_is_refused_in_one_sentence(monkeypatch):
 
 
 @needs_compiler
-def test_adapters_at_stage_3_are_refused():
-    check_compile(True, 3, 0)
-    check_compile(True, 2, 8)
-    with pytest.raises(UserError, match=r"compile=true with lora.rank and zero=3"):
-        check_compile(True, 3, 8)
+def test_what_blocks_can_not_be_compiled_with_is_refused_by_name():
+    check_compile(True, 3, None, 0, 1)
+    check_compile(True, 2, 8, 0, 1)
+    refused = {(3, 8, 0, 1): "lora.rank and zero=3", (0, None, 4, 1): "experts=4", (0, None, 0, 2): "sequence=2"}
+    for asked, named in refused.items():
+        with pytest.raises(UserError, match=f"compile=true with .*{named}"):
+            check_compile(True, *asked)
 
 
 def gradients(model: Transformer, length: int, documents: bool) -> list[torch.Tensor]:

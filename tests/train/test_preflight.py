@@ -32,6 +32,30 @@ def test_a_small_model_fits_here(prepared):
     assert check_memory(*prepared("model=nano", "batch.sequences=4"), 0) is None
 
 
+EXPERTS = ("model=micro_moe", "batch.sequences=4")
+
+
+def test_experts_are_told_with_what_a_token_meets_of_them(prepared):
+    run, config = prepared(*EXPERTS)
+    met = run.parameters - 4 * 6 * 3 * 256 * 352
+    assert f"experts  2 of 8: a token meets {met:,} parameters" in run.lines(config)
+
+
+@pytest.mark.parametrize("typed", ["optimizer=muon", "quantization=int8"])
+def test_what_knows_single_matrices_alone_is_refused_beside_experts(prepared, typed):
+    with pytest.raises(UserError, match=r"knows single matrices alone, and model\.experts=8 are stacked"):
+        prepared(*EXPERTS, typed)
+
+
+def test_ranks_that_share_sequences_count_once_in_the_batch_and_each_in_the_layout(prepared):
+    run, config = prepared("model=nano", "batch.sequences=4", "batch.micro=2", "parallel.sequence=2", ranks=4)
+    assert (run.batch.accumulation, run.batch.ranks, run.layout.ranks) == (1, 2, 4)
+    assert run.layout.tokens == 2 * config.data.sequence_length // 2
+    assert any("each of them 2 processes that share its sequences" in line for line in run.lines(config))
+    with pytest.raises(UserError, match=r"parallel\.sequence=2 does not divide the 3 ranks"):
+        prepared("model=nano", "batch.sequences=4", "parallel.sequence=2", ranks=3)
+
+
 def test_a_large_one_is_refused_before_anything_is_started(prepared):
     with pytest.raises(UserError, match=r"this can't fit: a rank will hold [0-9,.]+ GB"):
         check_memory(*prepared("model=llama_70b", "batch.sequences=4"), 0)

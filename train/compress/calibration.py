@@ -128,7 +128,7 @@ def walk_blocks(model: Transformer, calibration: Calibration, change: ChangeBloc
                 for rows in hidden.split(ROWS):
                     block(rows, rotary)
             change(number, layers, grams)
-            hidden = torch.cat([block(rows, rotary) for rows in hidden.split(ROWS)])
+            hidden = torch.cat([block(rows, rotary)[0] for rows in hidden.split(ROWS)])
             task.advance(1)
     return model.norm(hidden)
 

@@ -151,6 +151,8 @@ def check_fits(method: MethodConfig, model: TransformerConfig, shapes: dict[str,
     Raises:
         UserError: names the setting and what would fit.
     """
+    if model.experts:
+        raise UserError(f"a model with experts can't be compressed yet, and this one has {model.experts}")
     matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
     if method.kind == "quantization":
         for name, shape in matrices.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from train.compress.calibration import ROWS, Calibration
 from train.model.attention import rotary_table
+from train.model.feed_forward import FeedForward
 from train.model.transformer import Block, Transformer, TransformerConfig
 
 
@@ -53,10 +55,10 @@ def measure_importance(model: Transformer, calibration: Calibration) -> Importan
                 heads[number] += grouped.norm(dim=3).sum(dim=(0, 1))
 
             handles = [
-                block.feed_forward.down.register_forward_pre_hook(see_channels),
+                cast(FeedForward, block.feed_forward).down.register_forward_pre_hook(see_channels),
                 block.attention.output.register_forward_pre_hook(see_heads),
             ]
-            output = block(hidden, rotary)
+            output, _ = block(hidden, rotary)
             for handle in handles:
                 handle.remove()
             blocks[number] += (1 - cosine_similarity(hidden, output, dim=2)).sum()

@@ -1,7 +1,7 @@
 """Which architecture of Hugging Face's a model of ours is, and what its settings and parameters are called there.
 
-Three are the same computation with other options: Llama, Qwen2 (biases on queries, keys and values alone) and Qwen3
-(norms on queries and keys).
+Four are the same computation with other options: Llama, Qwen2 (biases on queries, keys and values alone), Qwen3 (norms
+on queries and keys) and Mixtral (experts).
 """
 
 from __future__ import annotations
@@ -10,9 +10,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_pipeline.foundation.errors import UserError
+from train.exchange.experts import EACH
 from train.model.transformer import Transformer, TransformerConfig
 
-CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+}
 """Model types that can be exchanged, each with its class in Transformers."""
 
 SETTINGS = {
@@ -43,7 +49,14 @@ PARTS = {
     "feed_forward.gate": "mlp.gate_proj",
     "feed_forward.up": "mlp.up_proj",
     "feed_forward.down": "mlp.down_proj",
+    "feed_forward.router": "block_sparse_moe.gate",
 }
+
+EXPERT_PARTS = {
+    f"feed_forward.experts.{ours}": f"block_sparse_moe.experts.{EACH}.{theirs}.weight"
+    for ours, theirs in {"gate": "w1", "up": "w3", "down": "w2"}.items()
+}
+"""Files have each expert by itself."""
 
 
 def model_type_of(config: TransformerConfig) -> str:
@@ -53,6 +66,11 @@ def model_type_of(config: TransformerConfig) -> str:
         UserError: none does.
     """
     biases = f"biases on {_biases(config)}"
+    if config.experts:
+        others = {"expert for all tokens (shared_width)": config.shared_width, "query_key_norm": config.query_key_norm}
+        if extra := [*(name for name, there in others.items() if there), *([biases] if _biases(config) else [])]:
+            raise UserError(f"no architecture of Hugging Face's fits this model: Mixtral has no {extra[0]}")
+        return "mixtral"
     if config.query_key_norm:
         if config.attention_bias == config.attention_output_bias and not config.feed_forward_bias:
             return "qwen3"
@@ -85,10 +103,16 @@ def settings_of(config: TransformerConfig) -> dict[str, Any]:
     """
     model_type = model_type_of(config)
     settings = {theirs: getattr(config, ours) for ours, theirs in SETTINGS.items()} | {"head_dim": config.width_of_head}
-    biases = {
+    special: dict[str, dict[str, Any]] = {
         "llama": {"attention_bias": config.attention_bias, "mlp_bias": config.feed_forward_bias},
         "qwen2": {"use_sliding_window": False},
         "qwen3": {"attention_bias": config.attention_bias, "use_sliding_window": False},
+        "mixtral": {
+            "num_local_experts": config.experts,
+            "num_experts_per_tok": config.active_experts,
+            "sliding_window": None,
+            "output_router_logits": False,
+        },
     }
     return {
         "architectures": [CLASSES[model_type]],
@@ -98,7 +122,7 @@ def settings_of(config: TransformerConfig) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "rope_theta": config.rotary_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_theta},
-        **biases[model_type],
+        **special[model_type],
     }
 
 
@@ -153,6 +177,8 @@ def _config(settings: dict[str, Any], model_type: str) -> TransformerConfig:
         attention_bias=model_type == "qwen2" or attention_bias,
         attention_output_bias=model_type != "qwen2" and attention_bias,
         feed_forward_bias=model_type == "llama" and bool(settings.get("mlp_bias", False)),
+        experts=int(settings.get("num_local_experts", 8)) if model_type == "mixtral" else 0,
+        active_experts=int(settings.get("num_experts_per_tok", 2)),
     ).resolve(vocabulary)
 
 
@@ -167,17 +193,21 @@ def _demands(settings: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     yield "rope_scaling", "default", rotary.get("rope_type") or rotary.get("type") or "default"
     yield "rope_interleaved", False, settings.get("rope_interleaved", False)
     yield "partial_rotary_factor", 1.0, settings.get("partial_rotary_factor") or 1.0
+    if settings.get("model_type") == "mixtral":
+        yield "sliding_window", None, settings.get("sliding_window")
     yield "use_sliding_window", False, settings.get("use_sliding_window") or False
     yield "layer_types", ["full_attention"], sorted(set(settings.get("layer_types") or ["full_attention"]))
     yield "quantization_config", None, settings.get("quantization_config")
 
 
 def their_name(parameter: str) -> str:
-    """Return what Hugging Face's architectures call a parameter of ours."""
+    """Return what Hugging Face's architectures call a parameter of ours, with `EACH` for the number of an expert."""
     if not parameter.startswith("blocks."):
         part, _, kind = parameter.rpartition(".")
         return f"{PARTS[part]}.{kind}"
     _, layer, rest = parameter.split(".", 2)
+    if rest in EXPERT_PARTS:
+        return f"model.layers.{layer}.{EXPERT_PARTS[rest]}"
     part, _, kind = rest.rpartition(".")
     return f"model.layers.{layer}.{PARTS[part]}.{kind}"
 

@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.foundation.errors import UserError
 from data_pipeline.foundation.files import file_hash
 from data_pipeline.foundation.progress import Task
 from train.exchange.architectures import model_type_of
@@ -33,6 +34,10 @@ def export_gguf(source: Source, output: Path, dtype: str) -> dict[str, Any]:
         UserError: the output exists, or llama.cpp has no such model or tokenizer.
         Failure: the checkpoint is damaged, there is no room, or the proof fails. Nothing is left behind.
     """
+    if source.config.experts:
+        raise UserError(
+            f"format=gguf knows no experts, of which this model has {source.config.experts}: take format=hf"
+        )
     model_type_of(source.config)
     assert source.config.vocabulary_size is not None
     vocabulary = vocabulary_of(source.tokenizer, source.config.vocabulary_size)

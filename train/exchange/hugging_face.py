@@ -16,6 +16,7 @@ from data_pipeline.foundation.progress import Task
 from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 from train.exchange.architectures import config_of, settings_of, their_name
 from train.exchange.checkpoint_source import Source
+from train.exchange.experts import StackedExperts, one_by_one, reading_one_by_one
 from train.exchange.model_card import model_card
 from train.exchange.proof import Proof, compare, our_logits, passage_tokens, require_same_tokens
 from train.exchange.record import RECORD
@@ -94,12 +95,13 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
 
 def _write_weights(folder: Path, source: Source, dtype: torch.dtype, shard_bytes: int) -> None:
     ours = {their_name(name): name for name in source.shapes}
-    shapes = {theirs: source.shapes[name] for theirs, name in ours.items()}
+    shapes = one_by_one({theirs: source.shapes[name] for theirs, name in ours.items()})
+    read = reading_one_by_one(lambda name: source.read(ours[name]))
     metadata = {"format": "pt", "headrace": json.dumps(source.lineage, ensure_ascii=False)}
     shards = plan_shards(shapes, dtype, shard_bytes)
     total = sum(map(prod, shapes.values())) * dtype.itemsize
     with Task("export", total, "bytes") as task:
-        write_shards(folder, shards, dtype, lambda name: source.read(ours[name]), metadata, task.advance)
+        write_shards(folder, shards, dtype, read, metadata, task.advance)
 
 
 def _prove(folder: Path, source: Source, dtype: torch.dtype, prover: str) -> Proof:
@@ -125,7 +127,8 @@ def _own_logits(folder: Path, tokenizer: Tokenizer, weights: SafetensorsWeights,
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     read_back = load_tokenizer(folder)
     require_same_tokens(tokenizer, read_back.encode, read_back.decode)
-    return our_logits(config_of(settings, "config.json"), lambda name: weights.read(their_name(name)), tokens)
+    stacked = StackedExperts(weights)
+    return our_logits(config_of(settings, "config.json"), lambda name: stacked.read(their_name(name)), tokens)
 
 
 def rounding(read: Callable[[str], Tensor], dtype: torch.dtype) -> Callable[[str], Tensor]:

@@ -15,6 +15,7 @@ from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import file_hash
 from data_pipeline.tokenization.tokenizer import Tokenizer, load_tokenizer
 from train.exchange.architectures import config_of, shapes_of, their_name
+from train.exchange.experts import StackedExperts
 from train.exchange.gguf_file import GgufModel, gguf_name
 from train.exchange.gguf_tokenizer import tokenizer_of
 from train.exchange.weights import PICKLES, SafetensorsWeights
@@ -50,7 +51,8 @@ def open_folder(folder: Path, end_of_document: str | None = None) -> Incoming:
     settings = _settings(folder / "config.json")
     config = config_of(settings, str(folder / "config.json"))
     weights = SafetensorsWeights(folder)
-    check_shapes(config, weights, their_name, str(folder))
+    stacked = StackedExperts(weights)
+    check_shapes(config, stacked, their_name, str(folder))
     tokenizer = load_tokenizer(folder, end_of_document)
     check_tokenizer(config, tokenizer, None if end_of_document else settings.get("eos_token_id"), str(folder))
 
@@ -68,7 +70,7 @@ def open_folder(folder: Path, end_of_document: str | None = None) -> Incoming:
     return Incoming(
         config=config,
         tokenizer=tokenizer,
-        read=lambda name: weights.read(their_name(name)),
+        read=lambda name: stacked.read(their_name(name)),
         logits=logits,
         check_tokenizer=compare_tokenizers,
         origin={"files": {name: file_hash(folder / name) for name in files}, "lineage": weights.lineage},

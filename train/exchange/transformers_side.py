@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.tokenization.tokenizer import Tokenizer
+from train.exchange.experts import FusedExperts, StackedExperts
 from train.exchange.proof import lend_weights, require_same_tokens
 from train.exchange.weights import Weights
 
@@ -35,7 +36,7 @@ def logits_of_folder(folder: Path, weights: Weights, tokens: list[int]) -> Tenso
     """Return the logits (T, vocabulary) of the model that Transformers makes of a folder, layer by layer.
 
     Args:
-        weights: those of the folder, by Transformers' names.
+        weights: those of the folder, by the names that they have in it.
 
     Raises:
         Failure: the folder lacks a tensor that the model has, or has one too many.
@@ -47,6 +48,8 @@ def logits_of_folder(folder: Path, weights: Weights, tokens: list[int]) -> Tenso
         model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     # Rotary frequencies are computed when the model is made, which on the meta device is never.
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
+    if config.model_type == "mixtral":
+        weights = FusedExperts(StackedExperts(weights))
     names = {name for name, _ in model.named_parameters()}
     if wrong := sorted(name for name in names ^ set(weights.shapes) if not _may_be_extra(name, config)):
         raise Failure(f"the proof failed: {folder} lacks or has too much: {', '.join(wrong[:5])}")

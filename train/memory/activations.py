@@ -1,7 +1,7 @@
 """What the forward pass keeps for the backward pass, tensor by tensor, in the order of the model's own code.
 
-Letters as in the model: D width, Q and K width of all query and key heads, H of the feed-forward layer, V vocabulary.
-All sizes are bytes of one rank and one micro-batch.
+Letters as in the model: D width, Q and K width of all query and key heads, H of the feed-forward layer, V vocabulary,
+E experts, C of them active. All sizes are bytes of one rank and one micro-batch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from train.memory.layout import Layout
 from train.model.cross_entropy import CHUNK_LOGITS
 from train.model.transformer import TransformerConfig
 
-FLOAT = 4
+FLOAT, INTEGER = 4, 8
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,19 @@ def activations(model: TransformerConfig, layout: Layout) -> Activations:
     queries, keys = model.heads * model.width_of_head, model.key_value_heads * model.width_of_head
     norm = _norm(width, layout)
     attention = element * (2 * queries + 2 * keys) + FLOAT * model.heads
+    if layout.sequence_ranks > 1:
+        attention += element * queries  # attention's output, once by heads and once by tokens
     if model.query_key_norm:
         heads = model.heads + model.key_value_heads
         on_cpu = (queries + keys + heads) * FLOAT  # what is rotated isn't kept
         in_float32 = not layout.is_gpu and element == FLOAT
         attention += on_cpu if in_float32 else _norm(queries, layout) + _norm(keys, layout)
-    block = tokens * (2 * norm + attention + element * 4 * hidden)
+    feed_forward = _experts(model, layout) if model.experts else element * 4 * hidden
+    block = tokens * (2 * norm + attention + feed_forward)
     boundary = tokens * element * width
     # The widest place is behind the product gate · up, where the gradients of three hidden tensors meet.
-    passing = tokens * element * (2 * hidden + 2 * width)
+    copies = max(1, model.active_experts if model.experts else 0)
+    passing = tokens * element * copies * (2 * hidden + 2 * width)
     kept = model.layers * (boundary if layout.activation_checkpointing else block)
     matrix = model.vocabulary_size * width
     return Activations(
@@ -72,6 +76,21 @@ def activations(model: TransformerConfig, layout: Layout) -> Activations:
         loss=FLOAT * matrix + _chunk(model.vocabulary_size, matrix, layout),
         scaling=2 * element * matrix + tokens * element * width,
     )
+
+
+def _experts(model: TransformerConfig, layout: Layout) -> int:
+    """Return the bytes a token keeps in a mixture of experts.
+
+    The router keeps its scores, their probabilities twice, and its input in float32: where that isn't the norm's own
+    output, nobody keeps the latter but an expert for all tokens. What was chosen is kept as weights, order and place.
+    Each expert's row keeps its input, what a feed-forward layer does, and its output.
+    """
+    chosen, width = model.active_experts, model.width
+    router = FLOAT * 3 * model.experts
+    if layout.element != FLOAT:
+        router += FLOAT * width - (0 if model.shared_width else layout.element * width)
+    rows = chosen * (layout.element * (4 * model.hidden_width + 2 * width) + 3 * INTEGER + 3 * FLOAT)
+    return router + rows + layout.element * 4 * model.shared_width
 
 
 def _norm(width: int, layout: Layout) -> int:

@@ -168,7 +168,7 @@ class Gradients:
         self._offloaded = layout.zero.offload_optimizer
         assert model.vocabulary_size is not None
         self.of_head = self._element * model.vocabulary_size * model.width
-        self._matrix = self._element * model.width * model.hidden_width
+        self._matrix = self._element * model.width * model.hidden_width * max(1, model.experts)
 
     @property
     def whole(self) -> int:

@@ -22,6 +22,7 @@ class Layout:
         micro: sequences of one forward pass on one rank.
         length: tokens of a sequence.
         accumulation: micro-batches of a step.
+        sequence_ranks: ranks that share each sequence.
         is_gpu: kernels and collectives of a GPU; else of a CPU with gloo, which work out more in pieces and in copies.
     """
 
@@ -32,12 +33,13 @@ class Layout:
     precision: str = "fp32"
     activation_checkpointing: bool = False
     is_gpu: bool = False
+    sequence_ranks: int = 1
     zero: ZeroConfig = field(default_factory=ZeroConfig)
 
     @property
     def tokens(self) -> int:
         """Of one micro-batch on one rank."""
-        return self.micro * self.length
+        return self.micro * self.length // self.sequence_ranks
 
     @property
     def element(self) -> int:

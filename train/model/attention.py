@@ -17,6 +17,7 @@ from train.model.layers import Linear, RMSNorm
 
 if TYPE_CHECKING:
     from train.model.ragged_cache import RaggedCache
+    from train.model.shared_sequence import SharedSequence
     from train.model.transformer import TransformerConfig
 
 
@@ -103,6 +104,7 @@ class Attention(nn.Module):
     """One layer's attention. With `cache`, attends also to the tokens that came before.
 
     `within_documents` takes the place of `attend_within_documents` where that can't be part of a compiled graph.
+    Where sequences are `shared`, it has a part of each, and attends to all of it; with a cache it has them whole.
     """
 
     def __init__(self, config: TransformerConfig, layer: int):
@@ -117,6 +119,7 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(self.head_width, eps=config.norm_epsilon) if config.query_key_norm else None
         self.key_norm = RMSNorm(self.head_width, eps=config.norm_epsilon) if config.query_key_norm else None
         self.within_documents: Callable[..., Tensor] | None = None
+        self.shared: SharedSequence | None = None
 
     def forward(
         self,
@@ -132,14 +135,19 @@ class Attention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         query, key = rotate(query, *rotary), rotate(key, *rotary)
+        shared = self.shared if cache is None else None
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)
+        if shared is not None:
+            query, key, value = shared.by_heads(query, key, value)
         if documents is not None:
             attended = (self.within_documents or attend_within_documents)(query, key, value, documents)
         elif cache is None:
             attended = attend_to_earlier(query, key, value)
         else:
             attended = attend(query, key, value, None if tokens > 1 else cache.mask)
+        if shared is not None:
+            attended = shared.by_tokens(attended)
         return self.output(attended.transpose(1, 2).reshape(sequences, tokens, -1))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data_pipeline.foundation.files import text_hash
 from train.model.transformer import TransformerConfig
 
-RESIDUAL_OUTPUTS = ("attention.output.weight", "feed_forward.down.weight")
+RESIDUAL_OUTPUTS = ("attention.output.weight", "feed_forward.down.weight", "experts.down", "shared_expert.down.weight")
 ADAPTER_OUTPUTS = "adapter.up"
 
 

@@ -33,7 +33,7 @@ class Distillation:
             hidden = hidden_states(self.teacher, tokens_BT=batch.tokens, document_ends=ends)
         taught = Taught(hidden, self.teacher.head.weight.detach())
         output = partial(linear_distillation, targets_N=batch.targets.flatten(), taught=taught, mixture=self.mixture)
-        return model(batch.tokens, document_ends=ends, output=output)
+        return model(batch.tokens, batch.targets, document_ends=ends, output=output)
 
     def held_out(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         ends = batch.document_ends if self.document_mask else None

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
 from train.model.attention import attend
+from train.model.feed_forward import FeedForward
 from train.model.layers import Linear
 from train.model.transformer import Block, Transformer
 from train.serve.slots import NextTokens, Passage
@@ -25,7 +26,7 @@ Forward = Callable[[Tensor, "NextTokens | Passage", Tensor], Tensor]
 
 def forward_of(model: Transformer) -> Forward:
     """Return the fastest way to compute a model: fused, or as it is where its layers are no plain matrices."""
-    plain = all(
+    plain = not model.config.experts and all(
         type(module) is Linear and module.adapter is None
         for block in model.blocks
         for name, module in block.named_modules()
@@ -55,7 +56,7 @@ class Layer:
     """One block."""
 
     def __init__(self, block: Block):
-        attention, feed = block.attention, block.feed_forward
+        attention, feed = block.attention, cast(FeedForward, block.feed_forward)
         self.heads, self.key_heads, self.width = attention.heads, attention.key_value_heads, attention.head_width
         self.epsilon = block.attention_norm.eps
         matrices = [beside(attention.query, self.width), beside(attention.key, self.width), plain(attention.value)]

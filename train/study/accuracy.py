@@ -16,7 +16,7 @@ from train.source import load_source
 from train.study.problems import ENDS_STEPS, Problem
 
 RESAMPLES = 2000
-LONGEST = 128
+LONGEST = 144
 """Tokens of an answer with its steps."""
 VOTE_TEMPERATURE = 0.7
 
@@ -57,7 +57,7 @@ def solve(source: Path, problems: Sequence[Problem], votes: int = 0) -> list[boo
         loaded.device,
         torch.float32,
         stop_tokens=[loaded.tokenizer.end_of_document],
-        at_once=128,
+        at_once=250,
     )
     answers = [loaded.tokenizer.decode(ids).rpartition(ENDS_STEPS)[2] for ids in written]
     each = max(1, votes)

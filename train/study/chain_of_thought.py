@@ -115,7 +115,11 @@ def run_study(composed: Composed[TrainConfig], dry_run: bool) -> int:
         say(f"would train and test in {root}")
         return 0
     length = config.data.sequence_length
-    learnt = {kind: _prepare(root / "data", kind, study, length) for kind in KINDS if _steps_of(study, kind)}
+    learnt = {
+        kind: _prepare(root / "data", kind, study, _length(study, kind, length))
+        for kind in KINDS
+        if _steps_of(study, kind)
+    }
     ways = list(ways_of(study, learnt))
     at_once = study.at_once or len(os.sched_getaffinity(0))
     torch.set_num_threads(1)
@@ -153,6 +157,12 @@ def ways_of(study: StudyConfig, learnt: dict[str, dict[str, int]]) -> Iterator[W
 
 def _steps_of(study: StudyConfig, kind: str) -> int:
     return int(getattr(study, f"{kind}_steps"))
+
+
+def _length(study: StudyConfig, kind: str, otherwise: int) -> int:
+    """Return the tokens of a sequence of a kind of problem."""
+    settings = dict(text.partition("=")[::2] for text in getattr(study, kind))
+    return int(settings.get("data.sequence_length", otherwise))
 
 
 def _prepare(folder: Path, kind: str, study: StudyConfig, length: int) -> dict[str, int]:

@@ -51,16 +51,16 @@ def chain(draw: random.Random) -> Problem:
 def product(draw: random.Random) -> Problem:
     """Return a product of two numbers of three digits, all numbers with their least digit first.
 
-    The steps are the products by single digits, in any order, each with the sum of those so far.
+    The steps are the products of two digits, by their places and in any order, each with the sum of those so far.
     """
     first, second = (draw.randrange(10 ** (DIGITS - 1), 10**DIGITS) for _ in range(2))
     total, steps = 0, ""
-    places = list(range(DIGITS))
+    places = [(one, other) for one in range(DIGITS) for other in range(DIGITS)]
     draw.shuffle(places)
-    for place in places:
-        part = first * (second // 10**place % 10) * 10**place
-        total += part
-        steps += f"{place}:{_reversed(part)}+{_reversed(total)}{ENDS_STEPS}"
+    for one, other in places:
+        part = (first // 10**one % 10) * (second // 10**other % 10)
+        total += part * 10 ** (one + other)
+        steps += f"{one}{other}:{_reversed(part, 2)}+{_reversed(total)}{ENDS_STEPS}"
     return Problem(f"{_reversed(first, DIGITS)}*{_reversed(second, DIGITS)}=", steps, _reversed(total))
 
 

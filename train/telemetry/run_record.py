@@ -173,7 +173,10 @@ class RunRecord(AbstractContextManager):
         self._closing.close()
         kind = "preempted" if status == "stopped" else status
         self._recorder.event(kind, step, **details)
-        model = {"name": self._prepared.model.name, "parameters": self._prepared.parameters}
+        shape, parameters = self._prepared.model, self._prepared.parameters
+        model = {"name": shape.name, "parameters": parameters}
+        if shape.experts:
+            model["active_parameters"] = parameters - shape.idle_parameters
         try:
             summarize(self._folder, status, self._prepared.lineage, model)
             write_report([self._folder], self._folder / "report.html")

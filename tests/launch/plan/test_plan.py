@@ -90,6 +90,29 @@ def test_applied_settings_are_those_of_the_recommendation_and_train_takes_them(t
     assert train.model.name == "llama_8b" and train.model.width == 4096
 
 
+def test_sharing_sequences_lets_a_context_fit_that_one_device_cannot_hold():
+    long = ("model=llama_8b", "data.vocabulary=128256", "model.maximum_length=524288", "data.sequence_length=524288")
+    alone, shared = (recommend(config(*long, "nodes=4", f"parallel.sequence={ranks}")) for ranks in (1, 8))
+    assert alone.chosen is None
+    assert shared.chosen and shared.chosen.layout.tokens == 524288 // 8
+    assert shared.sequences == 4
+
+
+def test_what_is_applied_shares_sequences_as_planned(tmp_path):
+    folder = tmp_path / "planned"
+    assert VERB.main([*LLAMA, "nodes=2", "parallel.sequence=2", f"folder={folder}", "--apply", "--json"]) == 0
+    register_schemas()
+    train = compose_configuration("train", ["experiment=planned", "data.path=d"], TrainConfig, [folder]).value
+    assert train.parallel.sequence == 2 and train.batch.sequences % 8 == 0
+
+
+def test_twenty_tokens_are_planned_for_each_parameter_that_a_token_meets(capsys):
+    assert VERB.main(["model=mixtral_8x7b", "nodes=8", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["active_parameters"] < 0.3 * told["parameters"]
+    assert told["run"]["tokens"] == 20 * told["active_parameters"]
+
+
 def test_json_adds_up(capsys):
     assert VERB.main([*LLAMA, "nodes=8", "--json"]) == 0
     for option in json.loads(capsys.readouterr().out)["options"]:
@@ -122,6 +145,8 @@ def test_the_page_shows_every_option_runs_nothing_and_takes_names_as_text(tmp_pa
         (["batch.sequences=7", "nodes=2"], "does not divide by 16 ranks"),
         (["data.sequence_length=100000"], "longer than the model allows"),
         (["output=/nowhere/plan.html"], "there is no folder /nowhere"),
+        (["parallel.sequence=3"], "parallel.sequence=3 does not divide the 8 ranks"),
+        (["parallel.sequence=16", "nodes=2"], "does not divide model.key_value_heads=8"),
         (["stages=[0]"], "no stage that was asked for can be run"),
     ],
 )

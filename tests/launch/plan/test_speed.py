@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from launch.plan.communication import gather_seconds, reduce_seconds
+from launch.plan.communication import exchange_seconds, gather_seconds, reduce_seconds
 from launch.plan.hardware import Cluster, DeviceConfig, NetworkConfig
 from launch.plan.speed import step_time
 from launch.plan.work import work_of
@@ -52,6 +52,26 @@ def test_a_gather_takes_what_a_ring_sends_over_its_slowest_part():
     # Eight ports of 10 GB/s leave a machine: slower than its links of 100 GB/s.
     assert gather_seconds(cluster(4), 8e9) == pytest.approx(8e9 * 31 / 32 / 80e9, rel=1e-3)
     assert reduce_seconds(cluster(4), 8e9) == pytest.approx(2 * gather_seconds(cluster(4), 8e9))
+
+
+def test_an_exchange_sends_all_but_a_ranks_own_part_and_leaves_a_machine_by_its_own_port():
+    free = NetworkConfig("n", bandwidth=10e9, latency=0.0, efficiency=1.0)
+    assert exchange_seconds(cluster(2, network=free), 8e9, 4) == pytest.approx(8e9 * 3 / 4 / 100e9, rel=1e-3)
+    # Of 16 ranks, 8 are on the other machine: 8/16 of the bytes go through a port of 10 GB/s.
+    assert exchange_seconds(cluster(2, network=free), 8e9, 16) == pytest.approx(8e9 * 8 / 16 / 10e9, rel=1e-3)
+
+
+def test_sharing_sequences_costs_an_exchange_in_each_pass():
+    work = work_of(MODEL, 1024)
+    whole, shared, again = (
+        step_time(work, Layout(8, 8, 1024, precision="bf16", is_gpu=True, **more), cluster(1))
+        for more in ({}, {"sequence_ranks": 2}, {"sequence_ranks": 2, "activation_checkpointing": True})
+    )
+    one = exchange_seconds(cluster(1), 8 * 512 * work.exchanged * 2, 2)
+    assert work.exchanged == 3 * (2 * 64 + 2 * 32)
+    assert shared.communication - whole.communication == pytest.approx(2 * one)
+    assert again.communication - whole.communication == pytest.approx(3 * one)
+    assert shared.matrix == pytest.approx(whole.matrix / 2)
 
 
 def test_latency_counts_for_each_collective():

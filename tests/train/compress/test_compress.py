@@ -19,7 +19,7 @@ from train.checkpoint.folder import verify_checkpoint
 from train.checkpoint.load import load_transformer, packed_file, read_trainer_state
 from train.compress.calibration import CalibrationConfig
 from train.compress.compress import VERB, compress
-from train.compress.settings import CompressConfig, MeasureConfig, MethodConfig
+from train.compress.settings import CompressConfig, MeasureConfig, MethodConfig, check_fits
 from train.evaluate.__main__ import VERB as EVALUATE
 from train.exchange.export import ExportConfig, export
 from train.generate import VERB as GENERATE
@@ -228,6 +228,12 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(parent, text, tmp_path,
         made(parent, tmp_path / "output", text, method, **calibration)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_with_experts_is_refused():
+    model = TransformerConfig(experts=4).resolve(64)
+    with pytest.raises(UserError, match="a model with experts can't be compressed yet, and this one has 4"):
+        check_fits(MethodConfig(kind="depth", layers=1), model, {})
 
 
 def test_a_quantized_model_and_one_without_text_to_measure_on_are_refused(int4, parent, text, tmp_path):

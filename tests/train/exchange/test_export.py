@@ -15,6 +15,7 @@ import pytest
 import safetensors
 import torch
 from small_models import (
+    EXPERTS,
     SHAPES,
     SMALL,
     drawn_model,
@@ -48,9 +49,9 @@ def exported(checkpoint: Path, output: Path, **settings: Any) -> Path:
     return output
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, "experts"])
 def test_transformers_computes_the_same_logits_and_greedy_tokens(tmp_path, tokenizer, shape):
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", SHAPES[shape], tokenizer)
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", (SHAPES | {"experts": EXPERTS})[shape], tokenizer)
     folder = exported(checkpoint, tmp_path / "export", shard_bytes=60_000)
     model, twin = ours(checkpoint), theirs(folder)
     tokens = some_tokens(model.config.vocabulary_size)
@@ -62,6 +63,15 @@ def test_transformers_computes_the_same_logits_and_greedy_tokens(tmp_path, token
     settings = {"max_new_tokens": 64, "do_sample": False, "eos_token_id": None}
     generated = twin.generate(torch.tensor([prompt]), **settings)[0].tolist()
     assert generated == greedy(model, prompt)
+
+
+def test_experts_that_no_architecture_has_are_refused_by_name(tmp_path, tokenizer):
+    shared = make_checkpoint(tmp_path / "shared", replace(EXPERTS, shared_width=32), tokenizer)
+    with pytest.raises(UserError, match="Mixtral has no expert for all tokens"):
+        exported(shared, tmp_path / "export")
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", EXPERTS, tokenizer)
+    with pytest.raises(UserError, match="format=gguf knows no experts, of which this model has 5"):
+        exported(checkpoint, tmp_path / "export.gguf", format="gguf")
 
 
 def test_shards_hold_each_tensor_once_and_no_more_bytes_than_asked_for(tmp_path, tokenizer):

@@ -31,6 +31,9 @@ KINDS: dict[str, Any] = {
         transformers.LlamaConfig(**SHAPE | shape, tie_word_embeddings=True, attention_bias=True, mlp_bias=True)
     ),
     "qwen2": lambda **shape: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SHAPE | shape)),
+    "mixtral": lambda **shape: transformers.MixtralForCausalLM(
+        transformers.MixtralConfig(**SHAPE | shape, num_local_experts=11, num_experts_per_tok=3, sliding_window=None)
+    ),
     "qwen3": lambda **shape: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SHAPE | shape, head_dim=16)),
 }
 

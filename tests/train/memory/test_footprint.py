@@ -69,7 +69,16 @@ def test_what_a_rank_holds_of_whole_parameters_is_what_counting_each_element_fin
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("shape", [{}, {"tied_embeddings": False, "key_value_heads": 4}, {"query_key_norm": True}])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"tied_embeddings": False, "key_value_heads": 4},
+        {"query_key_norm": True},
+        {"experts": 6, "active_experts": 2, "hidden_width": 64},
+        {"experts": 6, "active_experts": 3, "hidden_width": 64, "shared_width": 96},
+    ],
+)
 def test_activations_are_what_autograd_keeps(shape, precision):
     config = TransformerConfig(**{**vars(MODEL), **shape})
     layout = Layout(1, micro=2, length=256, precision=precision)
@@ -126,6 +135,9 @@ CASES = [
     *(Case("tied", stage, activation_checkpointing=False, length=128, bucket=WHOLE) for stage in range(4)),
     Case("grouped", 1, activation_checkpointing=True, micro=1, length=128, accumulation=2, bucket=WHOLE),
     Case("grouped", 2, activation_checkpointing=False, micro=1, length=64, accumulation=2, bucket=WHOLE),
+    Case("experts", 1, activation_checkpointing=False, bucket=WHOLE),
+    Case("grouped", 0, activation_checkpointing=False, length=1024, bucket=WHOLE, sequence=2),
+    Case("grouped", 1, activation_checkpointing=True, length=1024, bucket=WHOLE, sequence=2),
 ]
 
 

@@ -72,6 +72,19 @@ def test_the_fused_model_computes_what_the_model_does_in_passages_and_steps(shap
             assert (torch.cat(found) - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+def test_a_model_with_experts_goes_the_way_of_the_model_and_writes_what_it_does():
+    model = drawn_model(replace(CONFIG, experts=5, active_experts=2, shared_width=32).resolve(VOCABULARY))
+    assert not isinstance(forward_of(model), Decoder)
+    engine = Engine(model, frozenset(), slots=2, context=100, prefill=8)
+    asks = [(some_ids(length, length), {"sampling": SamplingConfig(12, 0.0), "tokens": 12}) for length in (3, 20)]
+    found = [ids(events) for events in written(engine, *asks)]
+    engine.stop()
+    assert found == [
+        list(sample_tokens(model, model.config, prompt, SamplingConfig(12, 0.0), CPU, torch.float32))
+        for prompt, _ in asks
+    ]
+
+
 def plain(model: Transformer):
     """The way for models whose layers are no plain matrices."""
     layer = model.blocks[0].feed_forward.up
