@@ -72,10 +72,10 @@ def compile_seconds() -> float:
     return float(calculate_time_spent()["total_wall_time"])
 
 
-def _with_gradients_compiled(eager: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _with_gradients_compiled(eager: Callable[..., Any]) -> Callable[..., Any]:
     compiled = torch.compile(eager, dynamic=True)
 
-    def forward(x_BTD: Tensor, rotary: tuple[Tensor, Tensor], documents: Any = None, cache: Any = None) -> Tensor:
+    def forward(x_BTD: Tensor, rotary: tuple[Tensor, Tensor], documents: Any = None, cache: Any = None) -> Any:
         if cache is not None or not torch.is_grad_enabled():
             return eager(x_BTD, rotary, documents, cache)
         return compiled(x_BTD, rotary, documents)
