@@ -22,9 +22,11 @@ from pathlib import Path
 
 from data_pipeline.foundation.files import write_json
 from train.deepspeed_settings import ZeroConfig
-from train.memory.footprint import footprint
+from train.memory.footprint import Footprint, footprint
 from train.memory.layout import Layout
+from train.memory.sizes import parameter_sizes
 from train.model.transformer import TransformerConfig
+from train.optimizer import OptimizerConfig
 
 MODELS = {
     "tied": TransformerConfig(vocabulary_size=16384, width=320, layers=8, heads=5, key_value_heads=5, hidden_width=864),
@@ -64,6 +66,8 @@ class Case:
     accumulation: int = 1
     precision: str = "fp32"
     bucket: int = 4_000_000
+    optimizer: str = "adamw"
+    recomputed: str = "blocks"
     sequence: int = 1
 
     def layout(self, ranks: int) -> Layout:
@@ -74,21 +78,25 @@ class Case:
             self.accumulation,
             self.precision,
             self.activation_checkpointing,
+            recomputed=self.recomputed,
             sequence_ranks=self.sequence,
             zero=ZeroConfig(stage=self.stage, reduce_bucket=self.bucket, gather_bucket=self.bucket),
         )
 
     @property
     def name(self) -> str:
-        checkpointing = "checkpointing" if self.activation_checkpointing else ""
-        return f"{self.model:<8} ZeRO {self.stage} {checkpointing:<13}"
+        checkpointing = f"again {self.recomputed}" if self.activation_checkpointing else ""
+        return f"{self.model:<8} {self.optimizer:<5} ZeRO {self.stage} {checkpointing:<13}"
 
 
 CASES = [Case(model, stage, again) for model in MODELS for stage in range(4) for again in (False, True)]
+CASES += [Case(model, stage, True, recomputed="cheap") for model in ("tied", "grouped") for stage in (0, 3)]
+CASES += [Case("tied", stage, False, optimizer=kind) for kind in ("muon", "lion") for stage in range(4)]
 
 
-def predicted_peak(case: Case, ranks: int) -> int:
-    return footprint(MODELS[case.model], case.layout(ranks)).peak.total
+def predicted(case: Case, ranks: int) -> Footprint:
+    model = MODELS[case.model]
+    return footprint(model, case.layout(ranks), parameter_sizes(model, OptimizerConfig(case.optimizer)))
 
 
 def measured_peaks(cases: list[Case], ranks: int) -> list[int]:
@@ -114,10 +122,10 @@ def measured_peaks(cases: list[Case], ranks: int) -> list[int]:
 
 def memory_plan_lines() -> Iterator[str]:
     errors = []
-    yield f"{'':<34}{'measured':>10}{'predicted':>11}{'error':>8}  MB; fullest at"
+    yield f"{'':<40}{'measured':>10}{'predicted':>11}{'error':>8}  MB; fullest at"
     for ranks in (1, 2):
         for case, measured in zip(CASES, measured_peaks(CASES, ranks)):
-            planned = footprint(MODELS[case.model], case.layout(ranks))
+            planned = predicted(case, ranks)
             error = planned.peak.total / measured - 1
             errors.append(abs(error))
             yield (
@@ -149,7 +157,6 @@ def _peak(case: Case, world) -> int:  # type: ignore[no-untyped-def]
     from train.batch import BatchConfig, plan_batch
     from train.engine import Engine
     from train.objective import ObjectiveConfig, build_objective
-    from train.optimizer import OptimizerConfig
     from train.parallel import ParallelConfig
     from train.precision import PrecisionConfig
 
@@ -173,8 +180,9 @@ def _peak(case: Case, world) -> int:  # type: ignore[no-untyped-def]
             plan_batch(BatchConfig(sequences, case.micro), readers),
             layout.zero,
             PrecisionConfig(case.precision),
-            OptimizerConfig(),
+            OptimizerConfig(case.optimizer),
             case.activation_checkpointing,
+            recomputed=case.recomputed,
             parallel=ParallelConfig(case.sequence),
         )
         gc.collect()

@@ -119,7 +119,7 @@ CONSTRAINTS = (
     ),
     _refused(
         "zero_optimization.save_muon_momentum_buffer_in_memory",
-        "Muon is not among our optimizers: at stage 0 DeepSpeed runs SGD in its place, and clips it wrongly at 1 and 2",
+        "optimizer=muon is ours; of its own DeepSpeed runs SGD at stage 0, and clips it wrongly at 1 and 2",
         "deepspeedai/DeepSpeed#8441; measured: losses at stages 1 and 2 with clipping",
     ),
     _refused(

@@ -14,17 +14,22 @@ from torch import Tensor
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.loader import Batch
 from train.batch import BatchPlan
+from train.checkpoint.pieces import torch_optimizer
 from train.compilation import compile_blocks
 from train.deepspeed_settings import ZeroConfig, deepspeed_settings
 from train.distributed import World
+from train.ema import EmaConfig, follow
 from train.extensions import import_deepspeed
+from train.matrix_exchange import matrices_by_master
 from train.model.adapters import LoraConfig, attach_adapters, freeze
 from train.model.compressible import QuantizationAwareConfig, view_weights
 from train.model.experts import router_figures
 from train.model.initialisation import initialise_parameter
+from train.model.recomputation import BLOCKS, recomputation
 from train.model.transformer import Block, Transformer, TransformerConfig
+from train.muon import Muon
 from train.objective import Objective
-from train.optimizer import OptimizerConfig, build_optimizer
+from train.optimizer import OptimizerConfig, build_optimizer, by_role, shapes_of
 from train.parallel import ParallelConfig
 from train.place import find_place
 from train.precision import DTYPES, PrecisionConfig
@@ -68,11 +73,13 @@ class Engine:
         seed: of the initial weights.
         world: the processes, already joined.
         activation_checkpointing: recompute blocks in the backward pass instead of keeping their activations.
+        recomputed: what of them, as `train/model/recomputation.py` names it.
         passed_through: more options for DeepSpeed, already checked.
         lora: adapters; with a rank all other weights are frozen, and have no value before some are loaded.
         quantization: that the weights are seen through.
         pruned: the zeros of the blocks' matrices stay.
         compiled: blocks run as compiled graphs.
+        ema: of the weights.
         parallel: how ranks share the work; `place` is this rank's.
 
     Raises:
@@ -94,10 +101,13 @@ class Engine:
         quantization: QuantizationAwareConfig | None = None,
         pruned: bool = False,
         compiled: bool = False,
+        ema: EmaConfig | None = None,
+        recomputed: str = BLOCKS,
         parallel: ParallelConfig | None = None,
     ):
         deepspeed = import_deepspeed()
         self.world, self.stage, self.lora = world, zero.stage, lora or LoraConfig()
+        self.ema = ema or EmaConfig()
         self.place = find_place(parallel or ParallelConfig(), world)
         # To DeepSpeed all ranks are alike, as if each read sequences of its own: it reduces gradients over all of them.
         batch = replace(batch, sequences=batch.micro * batch.accumulation * world.size, ranks=world.size)
@@ -105,8 +115,9 @@ class Engine:
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
         settings = deepspeed_settings(batch, zero, precision, optimizer.clip_norm, passed_through or {})
         try:
-            module = _build(model, seed, world, zero.stage, settings, self.lora, DTYPES[precision.kind])
-            module.checkpoint_activations = activation_checkpointing
+            dtype, base = DTYPES[precision.kind], optimizer.base_width
+            module = _build(model, seed, world, zero.stage, settings, self.lora, dtype, base)
+            module.checkpoint_activations, module.recomputation = activation_checkpointing, recomputation(recomputed)
             module.share_sequences(self.place.shared)
             view_weights(module, quantization or QuantizationAwareConfig(), pruned)
             if compiled and zero.stage == 3:
@@ -128,6 +139,11 @@ class Engine:
             reduce_in_place(self.deepspeed.optimizer)
         if compiled:
             compile_blocks(self.module)
+        stepped = torch_optimizer(self)
+        if isinstance(stepped, Muon) and zero.stage:
+            groups = by_role(shapes_of(module), optimizer, model.width)
+            orthogonal = {name for role, members in groups.items() if role.orthogonal for name, _ in members}
+            stepped.matrices = matrices_by_master(self, orthogonal, zero.gather_bucket)
         self.update = Update(self.deepspeed, zero.stage, optimizer.clip_norm)
         self._forward = DeviceClock(world.device)
 
@@ -151,7 +167,7 @@ class Engine:
         """
         self._accumulate(len(batches))
         for group in self.deepspeed.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_scale"]
         device = self.world.device
         counts = sum(map(objective.target_count, batches)), sum(batch.counted_targets for batch in batches)
         told = self._announce(counts, waited + self._forward.take())
@@ -176,8 +192,10 @@ class Engine:
         overflows = self.deepspeed.fp16_enabled() and math.isfinite(mean) and not math.isfinite(norm)
         refused = None if overflows else judge(mean, norm)
         if refused is None:
-            overflowed = not self.update.take(norm)
-            return StepResult(mean, norm, targets, tokens, busy, overflowed=overflowed, figures=figures)
+            made = self.update.take(norm)
+            if made and self.ema.decay:
+                follow(self, self.ema.decay)
+            return StepResult(mean, norm, targets, tokens, busy, overflowed=not made, figures=figures)
         self.update.drop()
         return StepResult(mean, norm, targets, tokens, busy, refused, figures=figures)
 
@@ -268,6 +286,7 @@ def _build(
     settings: dict[str, Any],
     lora: LoraConfig,
     dtype: torch.dtype,
+    base_width: int | None,
 ) -> Transformer:
     """Build and initialise the model; at stage 3 what is trained is partitioned while it is built, never whole."""
     deepspeed = import_deepspeed()
@@ -282,5 +301,5 @@ def _build(
         whole = deepspeed.zero.GatheredParameters(parameter, modifier_rank=0) if stage == 3 else nullcontext()
         with whole:
             if stage != 3 or world.is_main:
-                initialise_parameter(name, parameter.data, config, seed)
+                initialise_parameter(name, parameter.data, config, seed, base_width)
     return module

@@ -34,7 +34,7 @@ def run(request: Request) -> int:
         return 0
     config = composed.value
     check_generate(config)
-    loaded = load_source(Path(config.source))
+    loaded = load_source(Path(config.source), config.average)
     say(escape(f"{loaded.folder}, step {loaded.step:,}"))
     if config.prompts is not None:
         return answer_file(config, loaded, request.json)
@@ -126,6 +126,7 @@ VERB = Verb(
     groups=("strategy",),
     keys=(
         ("source", "a run's folder, a checkpoint or an exported model"),
+        ("average=true", "the average of the weights, of a run with ema.decay"),
         ("prompt", "beginning of the text; left out, prompts are read from standard input"),
         ("tokens", "most tokens to write"),
         ("temperature", "0 always takes the likeliest token"),

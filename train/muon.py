@@ -7,10 +7,13 @@ of Liu et al. 2025, "Muon is scalable for LLM training", with which AdamW's rate
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from train.matrix_exchange import Matrices
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic that drives singular values to about 1 (Jordan et al. 2024)."""
@@ -22,8 +25,12 @@ ADAMW_SIZE = 0.2
 class Muon(torch.optim.Optimizer):
     """Muon for groups with `orthogonal`, AdamW for the others.
 
+    Under ZeRO 1 to 3 what is stepped is a flat tensor of pieces. Momentum and decay go by element; for what doesn't,
+    `matrices` says of each such tensor, by its `id`, how whole matrices are had from it.
+
     Args:
-        groups: of parameters, each with `orthogonal` and `weight_decay`; those of an orthogonal group are matrices.
+        groups: of parameters, each with `orthogonal` and `weight_decay`; those of an orthogonal group are matrices, or
+            have `matrices`.
         momentum: of the orthogonal groups, in Nesterov's form.
         betas, eps: of AdamW.
     """
@@ -37,6 +44,7 @@ class Muon(torch.optim.Optimizer):
         eps: float,
     ):
         super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps})
+        self.matrices: dict[int, Matrices] = {}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -46,8 +54,8 @@ class Muon(torch.optim.Optimizer):
             (self._orthogonal if group["orthogonal"] else self._adamw)(with_gradient, group)
 
     def kinds_of(self, parameter: Tensor) -> tuple[str, ...]:
-        """Return the names of the moments that a parameter has."""
-        orthogonal = any(
+        """Return the names of the moments that a parameter, or a flat tensor of pieces, has."""
+        orthogonal = id(parameter) in self.matrices or any(
             group["orthogonal"] and any(parameter is each for each in group["params"]) for group in self.param_groups
         )
         return ("exp_avg",) if orthogonal else ("exp_avg", "exp_avg_sq")
@@ -59,9 +67,12 @@ class Muon(torch.optim.Optimizer):
             state = self._state(parameter, ("exp_avg",))
             state["step"] += 1
             average = state["exp_avg"].mul_(group["momentum"]).add_(gradient)
-            update = orthogonalised(gradient.add(average, alpha=group["momentum"]))
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-group["lr"] * ADAMW_SIZE * max(parameter.shape) ** 0.5)
+            update = gradient.add_(average, alpha=group["momentum"])
+            if id(parameter) in self.matrices:
+                self.matrices[id(parameter)].replace(update, orthogonal_update)
+            else:
+                update = orthogonal_update(update)
+            parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
 
     def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         states = [self._state(parameter, ("exp_avg", "exp_avg_sq")) for parameter in parameters]
@@ -91,6 +102,11 @@ class Muon(torch.optim.Optimizer):
         return state
 
 
+def orthogonal_update(matrix: Tensor) -> Tensor:
+    """Return a matrix (rows, columns) made orthogonal, of the size of AdamW's updates (Liu et al. 2025, equation 4)."""
+    return orthogonalised(matrix).mul_(ADAMW_SIZE * max(matrix.shape) ** 0.5)
+
+
 def orthogonalised(matrix: Tensor) -> Tensor:
     """Return about the nearest matrix with orthonormal rows or columns.
 
@@ -107,5 +123,6 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     found = found / (found.norm() + 1e-7)
     for _ in range(ITERATIONS):
         gram = found @ found.T
-        found = a * found + (b * gram + c * gram @ gram) @ found
+        gram = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        found = torch.addmm(found, gram, found, beta=a)
     return (found.T if tall else found).to(matrix.dtype)

@@ -21,11 +21,11 @@ from train.batch import BatchPlan, plan_batches
 from train.deepspeed_settings import ZeroConfig, run_as
 from train.frozen import Frozen, find_frozen
 from train.memory.footprint import Footprint, footprint
-from train.memory.layout import STATE_BYTES, Layout
+from train.memory.layout import Layout
 from train.memory.room import Room, check_room, find_room, gigabytes, ranks_on_this_machine
-from train.memory.sizes import parameter_sizes
-from train.model.adapters import LoraConfig
+from train.memory.sizes import FLOAT, parameter_sizes
 from train.model.compressible import check_quantization
+from train.model.recomputation import BLOCKS, CHEAP
 from train.model.transformer import TransformerConfig
 from train.objective import check_objective_data
 from train.parallel import check_parallel, check_shares
@@ -46,6 +46,7 @@ class Prepared:
         parameters: of the model, tied ones counted once.
         trained: how many of them are, or are in adapters.
         frozen_bytes: that a rank holds of weights that don't change.
+        state_bytes: of a checkpoint.
         zero: as it is run.
         layout: of the largest step.
         footprint: what a rank holds in it.
@@ -59,6 +60,7 @@ class Prepared:
     parameters: int
     trained: int
     frozen_bytes: int
+    state_bytes: int
     batch: BatchPlan
     zero: ZeroConfig
     layout: Layout
@@ -136,11 +138,11 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     check_quantization(config.quantization, config.lora.rank, model)
     _check_experts(config, model)
     check_shares(config.parallel, model, sorted({segment.length for segment in segments}))
-    if start and start.pruning and (config.lora.rank or config.optimizer.kind != "adamw"):
+    if start and start.pruning and (config.lora.rank or config.optimizer.kind == "muon"):
         filling = f"lora.rank={config.lora.rank}" if config.lora.rank else f"optimizer={config.optimizer.kind}"
         raise UserError(
             f"start_from={config.start_from} is pruned, and {filling} would fill its zeros: train all weights by "
-            "optimizer=adamw"
+            "optimizer=adamw or lion"
         )
     check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name, config.data.packing)
     frozen = find_frozen(config, model, run, data.tokenizer, data.name)
@@ -149,7 +151,7 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     check_run(run, composed)
     zero = run_as(config.zero, config.precision, ranks, config.deepspeed)
     layout = _layout(config, zero, batch, segments)
-    trained = parameter_sizes(model, config.optimizer.decay_all, config.lora)
+    trained = parameter_sizes(model, config.optimizer, config.lora, config.ema.decay > 0)
     parameters = parameter_sizes(model).total
     unchanged = (parameters if config.lora.rank else 0) + (parameter_sizes(frozen.model).total if frozen else 0)
     if config.quantization.bits:
@@ -160,6 +162,7 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
         parameters=parameters,
         trained=trained.total,
         frozen_bytes=unchanged * layout.element,
+        state_bytes=trained.state_bytes + (FLOAT * parameters if config.lora.rank else 0),
         batch=batch,
         zero=zero,
         layout=layout,
@@ -185,6 +188,8 @@ def _check_experts(config: TrainConfig, model: TransformerConfig) -> None:
         f"lora.rank={config.lora.rank}": config.lora.rank is not None,
         f"quantization.bits={config.quantization.bits}": config.quantization.bits is not None,
         f"optimizer={config.optimizer.kind}": config.optimizer.kind == "muon",
+        f"optimizer.base_width={config.optimizer.base_width}": config.optimizer.base_width is not None,
+        f"recomputed={config.recomputed}": config.activation_checkpointing and config.recomputed != BLOCKS,
     }
     if model.experts and (there := [setting for setting, is_there in asked.items() if is_there]):
         raise UserError(f"{there[0]} knows single matrices alone, and model.experts={model.experts} are stacked")
@@ -200,6 +205,7 @@ def _layout(config: TrainConfig, zero: ZeroConfig, batch: BatchPlan, segments: S
         accumulation=batch.accumulation,
         precision=config.precision.kind,
         activation_checkpointing=config.activation_checkpointing,
+        recomputed=config.recomputed,
         is_gpu=torch.cuda.is_available(),
         zero=zero,
     )
@@ -217,11 +223,11 @@ def check_memory(prepared: Prepared, config: TrainConfig, local_rank: int) -> st
     room = find_room(ranks_on_this_machine(prepared.layout.ranks), local_rank)
     room = replace(room, device=room.device - prepared.frozen_bytes)
     if config.checkpoint.asynchronous and 0 < config.checkpoint.every < config.steps:
-        room = room.without(STATE_BYTES * prepared.parameters / prepared.layout.ranks)
-    return check_room(prepared.footprint, room, lambda: mends(prepared.model, prepared.layout, room, config.lora))
+        room = room.without(prepared.state_bytes / prepared.layout.ranks)
+    return check_room(prepared.footprint, room, lambda: mends(prepared.model, prepared.layout, room, config))
 
 
-def mends(model: TransformerConfig, layout: Layout, room: Room, lora: LoraConfig | None = None) -> list[str]:
+def mends(model: TransformerConfig, layout: Layout, room: Room, config: TrainConfig) -> list[str]:
     """Return settings that would let a run fit, each with what it then needs; those that change least come first."""
     smaller = [micro for micro in range(layout.micro - 1, 0, -1) if layout.micro % micro == 0]
     steps = layout.micro * layout.accumulation
@@ -229,12 +235,12 @@ def mends(model: TransformerConfig, layout: Layout, room: Room, lora: LoraConfig
         (f"batch.micro={micro}", replace(layout, micro=micro, accumulation=steps // micro)) for micro in smaller
     ]
     if not layout.activation_checkpointing:
+        cheap = {} if model.experts else {"activation_checkpointing=true recomputed=cheap": CHEAP}
+        ways = {**cheap, "activation_checkpointing=true": BLOCKS}
         changed += [
-            (
-                f"{name}{' and ' if name else ''}activation_checkpointing=true",
-                replace(other, activation_checkpointing=True),
-            )
+            (f"{name}{' and ' if name else ''}{way}", replace(other, activation_checkpointing=True, recomputed=kind))
             for name, other in [("", layout), *changed]
+            for way, kind in ways.items()
         ]
     changed += [
         (f"{name}{' and ' if name else ''}zero={stage}", replace(other, zero=replace(other.zero, stage=stage)))
@@ -242,6 +248,6 @@ def mends(model: TransformerConfig, layout: Layout, room: Room, lora: LoraConfig
         for stage in range(layout.zero.stage + 1, 4)
         if layout.ranks > 1
     ]
-    sizes = parameter_sizes(model, lora=lora)
+    sizes = parameter_sizes(model, config.optimizer, config.lora, config.ema.decay > 0)
     needs = ((name, footprint(model, other, sizes).peak.total) for name, other in changed)
     return list(islice((f"{name} needs {gigabytes(peak)}" for name, peak in needs if peak < room.device), MENDS))

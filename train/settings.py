@@ -13,9 +13,11 @@ from train.checkpoint.save import CheckpointConfig, check_checkpoints
 from train.compilation import check_compile
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
 from train.distributed import ClusterConfig
+from train.ema import EmaConfig, check_ema
 from train.guard import GuardConfig, check_guard
 from train.model.adapters import LoraConfig, check_lora
 from train.model.compressible import QuantizationAwareConfig, check_quantization
+from train.model.recomputation import BLOCKS, check_recomputed
 from train.model.transformer import TransformerConfig
 from train.objective import ObjectiveConfig, check_objective
 from train.optimizer import OptimizerConfig, check_optimizer
@@ -56,6 +58,8 @@ class TrainConfig:
             limit is known without.
         log_every: steps between two rows of `metrics.jsonl`.
         activation_checkpointing: recompute each block in the backward pass: less memory, a third more work.
+        recomputed: what of a block: `blocks`, all of it; `cheap`, all but matrix products and attention, which keeps
+            more and costs little.
         compile: run blocks as compiled graphs; needs a compiler, and time at the first start.
         deepspeed: options passed through to DeepSpeed, checked by name.
     """
@@ -68,6 +72,7 @@ class TrainConfig:
     time_limit: str | None = None
     log_every: int = 1
     activation_checkpointing: bool = False
+    recomputed: str = BLOCKS
     compile: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -76,6 +81,7 @@ class TrainConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     quantization: QuantizationAwareConfig = field(default_factory=QuantizationAwareConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -105,6 +111,7 @@ FREE_TO_CHANGE = (
     "log_every",
     "parallel",
     "precision",
+    "recomputed",
     "run",
     "samples",
     "stop_after",
@@ -142,19 +149,25 @@ def check_settings(config: TrainConfig) -> None:
         )
     experts, sequence_ranks = config.model.experts, config.parallel.sequence
     check_compile(config.compile, config.zero.stage, config.lora.rank, experts, sequence_ranks)
+    if config.compile and config.activation_checkpointing and config.recomputed != BLOCKS:
+        raise UserError(
+            f"compile=true with recomputed={config.recomputed}: a graph chooses itself what it keeps; leave that out"
+        )
     check_schedule(config.schedule, config.steps)
     check_objective(config.objective, config.start_from)
     check_lora(config.lora, config.start_from)
     check_quantization(config.quantization, config.lora.rank, None)
+    check_recomputed(config.recomputed)
     check_optimizer(config.optimizer)
+    check_ema(config.ema)
+    if config.optimizer.base_width and config.lora.rank:
+        raise UserError(
+            f"optimizer.base_width={config.optimizer.base_width} is for models that are trained from nothing, and "
+            f"lora.rank={config.lora.rank} trains adapters: leave it out"
+        )
     check_checkpoints(config.checkpoint, config.validation.every)
     check_guard(config.guard)
     check_zero(config.zero, config.precision, config.deepspeed)
-    if config.optimizer.kind == "muon" and config.zero.stage:
-        raise UserError(
-            f"optimizer=muon needs zero=0, not {config.zero.stage}: it works on whole matrices, of which other stages "
-            "hold pieces of any shape"
-        )
     check_passed_through(config.deepspeed)
     check_data(config.data)
     longest = max(segment.length for segment in plan_run(config))

@@ -61,26 +61,29 @@ def locate_checkpoint(source: Path, key: str = "source") -> Path:
     raise UserError(f"{key}={source} is neither a checkpoint nor a run's folder with a whole checkpoint")
 
 
-def load_source(source: Path) -> Loaded:
+def load_source(source: Path, average: bool = False) -> Loaded:
     """Load the model that a path means, on the first GPU if there is one.
 
     Args:
         source: a run, a checkpoint, or an exported model: a Hugging Face folder or a GGUF file of the Llama family,
             which is taken as it stands, with no comparison but that of the checksums of an export of ours.
+        average: of the weights over training, which some checkpoints hold, instead of the last ones.
 
     Raises:
-        UserError: the path means none of them, or a model that ours can't be.
+        UserError: the path means none of them, a model that ours can't be, or one without an average.
         Failure: what it means is damaged.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if (source / "config.json").is_file() or source.suffix == ".gguf":
+        if average:
+            raise UserError(f"average=true: source={source} is an export, which holds one set of weights")
         return _load_exported(source, device)
     if source.is_file():
         raise UserError(f"source={source} is neither a run, a checkpoint, a Hugging Face folder nor a .gguf file")
     folder = locate_checkpoint(source)
     run = folder.parent.parent if (folder.parent.parent / "config.yaml").exists() else None
     return Loaded(
-        model=load_for_inference(folder, device),
+        model=load_for_inference(folder, device, average),
         tokenizer=load_tokenizer(folder / TOKENIZER),
         folder=folder,
         run=run,

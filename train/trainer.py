@@ -26,7 +26,6 @@ from train.engine import Engine, StepResult
 from train.frozen import Frozen
 from train.guard import Guard, given_up
 from train.hardware import peak_flops, peak_memory, slow_format_warning
-from train.memory.layout import STATE_BYTES
 from train.model.transformer import Transformer
 from train.objective import build_objective
 from train.objective.group_relative import GroupRelativePolicy
@@ -91,6 +90,8 @@ class Trainer:
             self.config.quantization,
             pruned=prepared.start is not None and prepared.start.pruning is not None,
             compiled=self.config.compile,
+            ema=self.config.ema,
+            recomputed=self.config.recomputed,
             parallel=self.config.parallel,
         )
         self.rollouts: Rollouts | None = None
@@ -137,7 +138,7 @@ class Trainer:
         self.guard = Guard(guard, self.state.guard)
         self.stragglers = Stragglers(self.config.cluster.straggler_ratio)
         self.waited = 0.0
-        self.time_limit = TimeLimit(self.config.time_limit, STATE_BYTES * prepared.parameters / world.size)
+        self.time_limit = TimeLimit(self.config.time_limit, prepared.state_bytes / world.size)
         share = self.engine.place.share(prepared.batch.micro)
         self.stream = prepared.data.stream(share, bool(prepared.model.document_mask), world, self.state.lost)
         self.flops_per_token = prepared.model.flops_per_token(self.config.data.sequence_length)

@@ -29,9 +29,13 @@ def apply_plan(plan: Plan, folder: Path) -> Path:
         raise UserError(f"nothing fits, so there is nothing to apply: {plan.recommendation.limits}")
     layout = chosen.layout
     settings: dict[str, Any] = {
-        "defaults": [{"override /precision": layout.precision}],
+        "defaults": [
+            {"override /precision": layout.precision},
+            {"override /optimizer": plan.config.optimizer.kind},
+        ],
         "steps": run.steps,
         "activation_checkpointing": layout.activation_checkpointing,
+        "recomputed": layout.recomputed,
         "model": asdict(plan.config.model),
         "data": {"sequence_length": layout.length},
         "batch": {"sequences": plan.recommendation.sequences, "micro": layout.micro},

@@ -46,7 +46,7 @@ VERB = Verb(
     name="plan",
     summary="memory, speed, time and cost of a run on a named cluster; recommends a layout; starts nothing",
     run=_run,
-    groups=("model", "precision", "device", "network"),
+    groups=("model", "optimizer", "precision", "device", "network"),
     keys=(
         ("nodes", "machines"),
         ("devices_per_node", "devices of each, 8 if left out"),
@@ -54,6 +54,7 @@ VERB = Verb(
         ("batch.sequences, .micro", "of a step over all devices, of a forward pass; found if left out"),
         ("stages, offload", "what of ZeRO is considered: stages=[1,2], offload=true"),
         ("activation_checkpointing", "true or false; both are considered if left out"),
+        ("recomputed", "what of a block it works out again: blocks or cheap"),
         ("tokens", "to be trained on; 20 per parameter if left out"),
         ("parallel.sequence", "devices that share each sequence, for long contexts"),
         ("price", "of a device and hour, in your money"),

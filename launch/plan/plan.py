@@ -8,7 +8,7 @@ from typing import Any
 from launch.plan.failures import Goodput, goodput
 from launch.plan.recommendation import Option, Recommendation, recommend
 from launch.plan.settings import PlanConfig
-from train.memory.layout import STATE_BYTES
+from train.memory.sizes import parameter_sizes
 
 TOKENS_PER_PARAMETER = 20
 """For the least loss at given operations (Hoffmann et al. 2022, Training Compute-Optimal Large Language Models)."""
@@ -69,8 +69,8 @@ class Plan:
 def make_plan(config: PlanConfig) -> Plan:
     """Work everything out."""
     recommendation = recommend(config)
-    chosen, parameters = recommendation.chosen, recommendation.work.parameters
-    state = float(STATE_BYTES * parameters)
+    chosen = recommendation.chosen
+    state = float(parameter_sizes(recommendation.model, config.optimizer).state_bytes)
     sheet = config.device
     at = {
         devices: goodput(config.failures, devices, config.devices_per_node, state, sheet.host_bandwidth)

@@ -77,9 +77,9 @@ def recommend(config: PlanConfig) -> Recommendation:
     """Return the fastest layout that fits among all stages, micro-batches and ways to recompute that are allowed."""
     model = config.model.resolve(config.model.vocabulary_size or config.data.vocabulary)
     check_shares(config.parallel, model, [config.data.sequence_length])
-    work, readers = work_of(model, config.data.sequence_length), config.readers
+    work, readers = work_of(model, config.data.sequence_length, config.optimizer), config.readers
     sequences = config.batch.sequences or readers * math.ceil(STEP_TOKENS / config.data.sequence_length / readers)
-    sizes = parameter_sizes(model)
+    sizes = parameter_sizes(model, config.optimizer)
     options = [_option(layout, model, sizes, work, config) for layout in _layouts(config, sequences // readers)]
     kinds = list(dict.fromkeys(option.kind for option in options))
     shown = [_best([option for option in options if option.kind == kind]) for kind in sorted(kinds)]
@@ -107,6 +107,7 @@ def _layouts(config: PlanConfig, share: int) -> list[Layout]:
             accumulation=share // micro,
             precision=config.precision.kind,
             activation_checkpointing=checkpointing,
+            recomputed=config.recomputed,
             is_gpu=config.device.is_gpu,
             zero=zero,
         )

@@ -10,7 +10,9 @@ from launch.plan.failures import FailuresConfig
 from launch.plan.hardware import Cluster, DeviceConfig, NetworkConfig
 from train.batch import BatchConfig, plan_batch
 from train.deepspeed_settings import ZeroConfig
+from train.model.recomputation import BLOCKS, check_recomputed
 from train.model.transformer import TransformerConfig
+from train.optimizer import OptimizerConfig, check_optimizer
 from train.parallel import ParallelConfig, check_parallel
 from train.precision import PrecisionConfig
 
@@ -53,6 +55,7 @@ class PlanConfig:
         stages: ZeRO stages to consider.
         offload: consider offload, too.
         activation_checkpointing: True or False; None considers both.
+        recomputed: what it recomputes, as `train` has it.
         tokens: to be trained on; None for 20 per parameter (Hoffmann et al. 2022).
         price: of a device and hour; None leaves out the cost.
         goodput_at: numbers of devices to work out failures for.
@@ -62,6 +65,7 @@ class PlanConfig:
 
     model: TransformerConfig = field(default_factory=TransformerConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
@@ -71,6 +75,7 @@ class PlanConfig:
     stages: list[int] = field(default_factory=lambda: [0, 1, 2, 3])
     offload: bool = False
     activation_checkpointing: bool | None = None
+    recomputed: str = BLOCKS
     data: PlanDataConfig = field(default_factory=PlanDataConfig)
     batch: PlanBatchConfig = field(default_factory=PlanBatchConfig)
     tokens: float | None = None
@@ -101,6 +106,8 @@ def check_plan(config: PlanConfig) -> None:
     Raises:
         UserError: names the setting, the reason and the mend.
     """
+    check_optimizer(config.optimizer)
+    check_recomputed(config.recomputed)
     counts: dict[str, float] = {"nodes": config.nodes, "devices_per_node": config.devices_per_node}
     counts |= {"data.sequence_length": config.data.sequence_length, "data.vocabulary": config.data.vocabulary}
     optional = {"batch.sequences": config.batch.sequences, "batch.micro": config.batch.micro, "tokens": config.tokens}

@@ -10,6 +10,7 @@ from launch.plan.work import Work
 from train.deepspeed_settings import ZeroConfig
 from train.memory.footprint import LIVE_PARAMETERS
 from train.memory.layout import BYTES, Layout
+from train.model import recomputation
 
 BACKWARD_MATRIX = 2.0
 """Two products for each of the forward pass: by the weights and by the inputs."""
@@ -57,7 +58,10 @@ class Recomputed:
 
 
 BLOCKS = Recomputed(1.0, 1.0, 1.0)
-"""Whole blocks, as our activation checkpointing does."""
+"""Whole blocks."""
+
+AGAIN = {recomputation.BLOCKS: BLOCKS, recomputation.CHEAP: Recomputed(moved=1.0)}
+"""By what our activation checkpointing is told to recompute."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def step_time(
     """
     device, element = cluster.device, layout.element
     traffic = traffic or traffic_of(layout.zero, element, work.parameters)
-    again = recomputed or (BLOCKS if layout.activation_checkpointing else Recomputed())
+    again = recomputed or (AGAIN[layout.recomputed] if layout.activation_checkpointing else Recomputed())
     matrix = work.matrix_flops / (device.peak_flops[layout.precision] * device.matrix_efficiency)
     blocks = (work.matrix_flops - work.head_flops) / work.matrix_flops * matrix
     attention = work.attention_flops / (device.peak_flops[layout.precision] * device.attention_efficiency)
@@ -142,7 +146,7 @@ def step_time(
     return StepTime(
         **computing,
         communication=seen + excess,
-        update=_update(work.parameters, layout, cluster),
+        update=_update(work.parameters, layout, cluster) + _orthogonalising(work, layout, cluster),
         hidden=hidden - excess,
     )
 
@@ -176,6 +180,18 @@ def _update(parameters: int, layout: Layout, cluster: Cluster) -> float:
     if layout.zero.offload_optimizer:
         return mine * (2 * BYTES[layout.precision] / device.host_bandwidth + UPDATE_BYTES / HOST_MEMORY)
     return mine * UPDATE_BYTES / (device.memory_bandwidth * device.bandwidth_efficiency)
+
+
+def _orthogonalising(work: Work, layout: Layout, cluster: Cluster) -> float:
+    """Return the time of Muon's iterations, in 16 bits on a GPU, and of bringing its matrices together.
+
+    At stage 0 every rank works on all, at others on its share; at stage 3 all of that is exchanged, there and back.
+    """
+    device = cluster.device
+    peak = device.peak_flops.get("bf16" if device.is_gpu else "fp32", device.peak_flops[layout.precision])
+    computing = work.orthogonal_flops / (layout.ranks if layout.zero.stage else 1) / (peak * device.matrix_efficiency)
+    exchanged = 4.0 * work.orthogonal / layout.ranks if layout.zero.stage == 3 else 0.0
+    return computing + (2 * gather_seconds(cluster, exchanged) if exchanged else 0.0)
 
 
 HOST_MEMORY = 20e9

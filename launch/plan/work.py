@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from train.memory.sizes import parameter_sizes
 from train.model.transformer import TransformerConfig
+from train.muon import ITERATIONS
+from train.optimizer import OptimizerConfig
 
 LOSS_BYTES = 48
 """Read and written per logit by the chunked cross-entropy: product, float32, log-partition, exponential, gradient."""
@@ -28,6 +30,8 @@ class Work:
         moved: elements that kernels between the products read and write in a forward pass of the blocks.
         loss_bytes: that the loss reads and writes, its gradient with it.
         exchanged: elements that a forward pass sends around attention where ranks share sequences.
+        orthogonal: elements of matrices whose updates are made orthogonal, of the whole model.
+        orthogonal_flops: that this takes at an update, of the whole model.
     """
 
     parameters: int
@@ -38,6 +42,8 @@ class Work:
     moved: float
     loss_bytes: float
     exchanged: int = 0
+    orthogonal: int = 0
+    orthogonal_flops: float = 0.0
 
     @property
     def model_flops(self) -> float:
@@ -45,12 +51,13 @@ class Work:
         return 3.0 * (self.matrix_flops + self.attention_flops)
 
 
-def work_of(model: TransformerConfig, length: int) -> Work:
+def work_of(model: TransformerConfig, length: int, optimizer: OptimizerConfig | None = None) -> Work:
     """Return the work of our model's code, read from it kernel by kernel.
 
     Two norms read and write D each, two sums 3·D; a rotation is five kernels over Q + K; silu and the product of gate
     and up read and write 5·H; attention reads and writes Q and K twice. Each active expert does as much, and its rows
-    are laid out, weighted and added up, 8·D.
+    are laid out, weighted and added up, 8·D. Newton–Schulz's iteration is a matrix's product with itself, that with
+    itself, and that with the matrix.
     """
     assert model.vocabulary_size is not None
     head = 2.0 * model.vocabulary_size * model.width
@@ -62,10 +69,13 @@ def work_of(model: TransformerConfig, length: int) -> Work:
         hidden = model.active_experts * model.hidden_width + model.shared_width
         routing = 8 * model.active_experts * model.width + 6 * model.experts
     per_block = 10 * model.width + 12 * (queries + keys) + 5 * hidden + routing
-    parameters = parameter_sizes(model).total
+    sizes = parameter_sizes(model, optimizer)
+    shapes = [sorted(shape) for shape in sizes.matrices]
     return Work(
-        parameters=parameters,
-        active_parameters=parameters - model.idle_parameters,
+        parameters=sizes.total,
+        active_parameters=sizes.total - model.idle_parameters,
+        orthogonal=sum(short * long for short, long in shapes),
+        orthogonal_flops=ITERATIONS * sum(4.0 * short**2 * long + 2.0 * short**3 for short, long in shapes),
         matrix_flops=flops - model.layers * attention,
         head_flops=head,
         attention_flops=model.layers * attention,

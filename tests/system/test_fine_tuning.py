@@ -125,7 +125,6 @@ def test_a_run_begins_with_the_weights_of_another_and_says_whose(tuned):
         (("objective=pretrain",), "take objective=sft"),
         (("start_from=runs/none",), "start_from=runs/none: there is no such folder"),
         (("start_from=runs/whole",), "model=nano: the model is that of start_from=runs/whole"),
-        (("optimizer=muon", "zero=1"), "optimizer=muon needs zero=0, not 1"),
         (("model.document_mask=false",), "would let a sample look at others"),
     ],
 )

@@ -58,6 +58,53 @@ def saves(tmp_path_factory: pytest.TempPathFactory, small_dataset: Path) -> Trai
     return Trainings(folder, by_ranks)
 
 
+@pytest.fixture(scope="session")
+def optimized(tmp_path_factory: pytest.TempPathFactory, small_dataset: Path) -> Trainings:
+    """Trainings by other optimizers than AdamW, with one that two processes began gone on with by one."""
+    folder = tmp_path_factory.mktemp("optimized")
+    shutil.copytree(small_dataset / "tokenizer", folder / "tokenizer")
+    by_ranks = {ranks: run_plans(folder, ranks, [*by_muon(folder, ranks), *by_lion(folder, ranks)]) for ranks in (2, 1)}
+    return Trainings(folder, by_ranks)
+
+
+def by_muon(folder: Path, ranks: int) -> list[dict[str, Any]]:
+    """Muon at every stage, resumed at the same and at another, in three layers so that a partition ends in a matrix."""
+    common: dict[str, Any] = {"optimizer": {"kind": "muon"}, "model": {"layers": 3}}
+    plans = []
+    for stage in STAGES:
+        to = f"{folder}/{ranks}-muon-{stage}"
+        whole = {"name": f"muon {stage}", "stage": stage, "save_at": {"5": to, "12": to}, **common}
+        resumed = {"name": f"muon {stage} resumed", "stage": stage, "load": f"{to}/step-00000005",
+                   "save_at": {"12": f"{to}-resumed"}, **common}  # fmt: skip
+        plans += [whole, resumed]
+    for before, after in ((0, 3), (3, 1), (1, 2), (2, 0)):
+        load = f"{folder}/2-muon-{before}/step-00000005"
+        plans.append({"name": f"muon {before} to {after}", "stage": after, "load": load, **common})
+    plans.append({"name": "muon offload", "stage": 2, "zero": {"offload_optimizer": True}, **common})
+    plans.append({"name": "muon bf16", "stage": 3, "precision": "bf16", **common})
+    return plans
+
+
+def by_lion(folder: Path, ranks: int) -> list[dict[str, Any]]:
+    """Lion with an average of the weights at every stage, resumed at the same and at another; AdamW with one, too."""
+    common: dict[str, Any] = {"optimizer": {"kind": "lion", "betas": [0.9, 0.99], "weight_decay": 1.0}, "ema": 0.8}
+    plans = []
+    for stage in STAGES:
+        to = f"{folder}/{ranks}-lion-{stage}"
+        plans.append({"name": f"lion {stage}", "stage": stage, "save_at": {"5": to, "12": to}, **common})
+        if stage % 2:
+            load, again = f"{to}/step-00000005", {"12": f"{to}-resumed"}
+            plans.append({"name": f"lion {stage} resumed", "stage": stage, "load": load, "save_at": again, **common})
+    for before, after in ((0, 3), (3, 1)):
+        load, to = f"{folder}/2-lion-{before}/step-00000005", f"{folder}/{ranks}-lion-{before}-{after}"
+        plans.append(
+            {"name": f"lion {before} to {after}", "stage": after, "load": load, "save_at": {"12": to}, **common}
+        )
+    plans += [{"name": f"averaged {stage}", "stage": stage, "ema": 0.8, "refused_at": [3],
+               "save_at": {"12": f"{folder}/{ranks}-averaged-{stage}"}} for stage in (0, 2)]  # fmt: skip
+    return plans
+
+
 SHAPES: dict[str, dict[str, Any]] = {
     "0": {"stage": 0},
     "1_offload": {"stage": 1, "zero": {"offload_optimizer": True}},
@@ -97,8 +144,8 @@ def alone(folder: Path) -> list[dict[str, Any]]:
     """Plans for one process."""
     return [
         *everything_resumed(folder, 1),
-        *({"name": f"activation checkpointing {stage}", "stage": stage, "activation_checkpointing": True}
-          for stage in (0, 3)),
+        *({"name": f"activation checkpointing {kind} {stage}", "stage": stage, "activation_checkpointing": True,
+           "recomputed": kind} for stage in (0, 3) for kind in ("blocks", "cheap")),
         *with_overlap(),
         *in_bf16(),
         *growing(),

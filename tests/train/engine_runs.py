@@ -30,6 +30,7 @@ from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_o
 from train.checkpoint.writer import CheckpointWriter
 from train.deepspeed_settings import ZeroConfig
 from train.distributed import ClusterConfig, World, join_world, leave_world
+from train.ema import EmaConfig
 from train.engine import Engine
 from train.guard import Guard, GuardConfig
 from train.model.adapters import LoraConfig
@@ -70,6 +71,9 @@ class Plan:
         micro: sequences of a forward pass; the batch has 8.
         objective: settings of an objective on packed samples, held to `frozen_model()`; None trains on plain batches.
         lora: settings of adapters.
+        optimizer: settings of it beside those of all plans.
+        ema: decay of the weights' average; 0 keeps none.
+        model: the model's shape, where it isn't that of all plans.
         start: checkpoint whose weights are begun with.
         experts: the model is the one with experts.
         sequence: ranks that share each sequence.
@@ -92,11 +96,15 @@ class Plan:
     micro: int = 2
     objective: dict[str, Any] | None = None
     lora: dict[str, Any] | None = None
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    ema: float = 0.0
+    model: dict[str, Any] = field(default_factory=dict)
     start: str | None = None
     half_until: int = 0
     precision: str = "fp32"
     activation_checkpointing: bool = False
     compiled: bool = False
+    recomputed: str = "blocks"
     experts: bool = False
     sequence: int = 1
     zero: dict[str, Any] = field(default_factory=dict)
@@ -167,16 +175,18 @@ def frozen_model() -> Transformer:
 
 def train(plan: Plan, world: World) -> dict[str, Any]:
     engine = Engine(
-        EXPERTS if plan.experts else MODEL,
+        replace(EXPERTS if plan.experts else MODEL, **plan.model),
         SEED,
         world,
         plan_batch(BatchConfig(SEQUENCES, plan.micro), world.size // plan.sequence),
         ZeroConfig(**{"stage": plan.stage, "reduce_bucket": 20_000, "gather_bucket": 20_000, **plan.zero}),
         PrecisionConfig(plan.precision),
-        OPTIMIZER,
+        replace(OPTIMIZER, **plan.optimizer),
         plan.activation_checkpointing,
         lora=LoraConfig(**plan.lora) if plan.lora else None,
         compiled=plan.compiled,
+        ema=EmaConfig(plan.ema),
+        recomputed=plan.recomputed,
         parallel=ParallelConfig(plan.sequence),
     )
     if plan.start:

@@ -65,9 +65,10 @@ def test_a_batch_that_grows_on_the_way_is_learnt_from_as_plain_pytorch_does(trai
 
 
 @pytest.mark.parametrize("stage", [0, 3])
-def test_activation_checkpointing_changes_nothing_at_all(trainings, stage):
+@pytest.mark.parametrize("recomputed", ["blocks", "cheap"])
+def test_activation_checkpointing_changes_nothing_at_all(trainings, stage, recomputed):
     stored = first_steps(trainings.losses(1, f"stage {stage}"))
-    assert trainings.losses(1, f"activation checkpointing {stage}") == stored
+    assert trainings.losses(1, f"activation checkpointing {recomputed} {stage}") == stored
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -41,7 +41,10 @@ def test_experts_are_told_with_what_a_token_meets_of_them(prepared):
     assert f"experts  2 of 8: a token meets {met:,} parameters" in run.lines(config)
 
 
-@pytest.mark.parametrize("typed", ["optimizer=muon", "quantization=int8"])
+TYPED = ("optimizer=muon", "optimizer.base_width=64", "quantization=int8")
+
+
+@pytest.mark.parametrize("typed", TYPED)
 def test_what_knows_single_matrices_alone_is_refused_beside_experts(prepared, typed):
     with pytest.raises(UserError, match=r"knows single matrices alone, and model\.experts=8 are stacked"):
         prepared(*EXPERTS, typed)
@@ -67,12 +70,12 @@ def test_what_is_about_to_happen_names_the_memory(prepared):
 
 
 def test_mends_are_settings_that_do_fit_the_least_change_first(prepared):
-    run, _ = prepared("model=small_30m", "batch.sequences=64", "data.sequence_length=512", ranks=2)
+    run, config = prepared("model=small_30m", "batch.sequences=64", "data.sequence_length=512", ranks=2)
     peak = run.footprint.peak.total
-    found = mends(run.model, run.layout, Room(peak * 0.9, peak, False))
+    found = mends(run.model, run.layout, Room(peak * 0.9, peak, False), config)
     assert found[0].startswith("batch.micro=16 needs ")
     assert len(found) == 3
-    assert mends(run.model, run.layout, Room(1e6, 1e6, False)) == []
+    assert mends(run.model, run.layout, Room(1e6, 1e6, False), config) == []
 
 
 def test_frozen_weights_are_counted_and_adapters_need_less_than_full_tuning(prepared):

@@ -22,7 +22,7 @@ from train.checkpoint.folder import (
     verify_checkpoint,
 )
 from train.checkpoint.packed_file import PACKED, PackedFile
-from train.checkpoint.pieces import frozen_pieces, local_pieces, moments_in, restore_optimizer, spread_masters
+from train.checkpoint.pieces import AVERAGE, frozen_pieces, local_pieces, moments_in, restore_optimizer, spread_masters
 from train.checkpoint.save import TrainerState, restore_loss_scaler, restore_random_state
 from train.checkpoint.state_file import MASTER, StateFile
 from train.distributed import World
@@ -127,17 +127,23 @@ def read_model_description(folder: Path) -> dict[str, Any]:
         raise Failure(f"{folder / MODEL} can't be used: {error}") from None
 
 
-def load_transformer(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Transformer:
+def load_transformer(
+    folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, average: bool = False
+) -> Transformer:
     """Build the model of a checkpoint with its master weights, adapters merged, for inference, without DeepSpeed.
 
     Quantized weights are restored.
 
+    Args:
+        average: take the average of the weights over training instead.
+
     Raises:
         Failure: the checkpoint is damaged or lacks part of a parameter.
+        UserError: it has no average.
     """
     _require_whole(folder)
     config = TransformerConfig(**read_model_description(folder)["model"])
-    reader = StateReader(folder)
+    reader = StateReader(folder, average=average)
     with device:
         model = Transformer(config).to(dtype)
     for name, parameter in model.named_parameters():
@@ -145,14 +151,15 @@ def load_transformer(folder: Path, device: torch.device, dtype: torch.dtype = to
     return model.eval()
 
 
-def load_for_inference(folder: Path, device: torch.device) -> Transformer:
+def load_for_inference(folder: Path, device: torch.device, average: bool = False) -> Transformer:
     """Build the model of a checkpoint as `load_transformer` does, but leave quantized weights as they are.
 
     Raises:
         Failure: the checkpoint is damaged or lacks part of a parameter.
+        UserError: the average is asked for, and it has none.
     """
-    if (packed := packed_file(folder)) is None:
-        return load_transformer(folder, device)
+    if average or (packed := packed_file(folder)) is None:
+        return load_transformer(folder, device, average=average)
     _require_whole(folder)
     config = TransformerConfig(**read_model_description(folder)["model"])
     return quantized_transformer(
@@ -178,9 +185,13 @@ class StateReader:
 
     Args:
         merges: give weights that adapters stand beside with what the adapters add to them.
+        average: give averages for master weights, of all that was trained.
+
+    Raises:
+        UserError: there are no averages.
     """
 
-    def __init__(self, folder: Path, merges: bool = True):
+    def __init__(self, folder: Path, merges: bool = True, average: bool = False):
         self._folder = folder
         # Those of the manifest, which have been verified; whatever else lies there isn't the checkpoint's.
         names = [name for name in load_checkpoint_manifest(folder).files if name.startswith("state-")]
@@ -190,6 +201,9 @@ class StateReader:
         for file in files:
             for piece in file.pieces:
                 self._pieces.setdefault(piece.key, []).append((piece, file))
+        self._average = average
+        if average and not any(key.endswith(f"/{AVERAGE}") for key in self._pieces):
+            raise UserError(f"average=true: {folder} holds no average of its weights; train with ema.decay=0.999")
         adapted = merges and any(key.endswith(f"adapter.up/{MASTER}") for key in self._pieces)
         self._scale = read_model_description(folder)["lora"].scale if adapted else None
 
@@ -213,6 +227,8 @@ class StateReader:
 
     def _fill(self, parameter: str, kind: str, shape: tuple[int, ...], start: int, out: Tensor) -> None:
         stop = start + out.numel()
+        if self._average and kind == MASTER and f"{parameter}/{AVERAGE}" in self._pieces:
+            kind = AVERAGE
         if self._packed is not None and kind == MASTER and parameter in self._packed.parameters:
             values = self._packed.values(parameter)
             if tuple(values.shape) != tuple(shape):

@@ -1,7 +1,8 @@
 """Where DeepSpeed keeps the float32 master weights and optimizer moments of each parameter, stage by stage.
 
-The state of a master tensor lies in `optimizer.state[tensor]` at every stage, under AdamW two moments, under Muon one
-of a matrix; what differs is which tensor holds which elements of which parameter:
+The state of a master tensor lies in `optimizer.state[tensor]` at every stage: under AdamW two moments, under Lion one,
+under Muon one of a matrix, and the weights' average. What differs is which tensor holds which elements of which
+parameter:
 
 - stage 0: the parameter itself, whole on every rank;
 - stages 1 and 2: this rank's partition of all parameters laid end to end, reached through `_hp_mapping`;
@@ -12,16 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from train.checkpoint.state_file import MASTER, PieceRange
-from train.engine import Engine
+from train.lion import Lion
 from train.muon import Muon
 
+if TYPE_CHECKING:
+    from train.engine import Engine
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
+AVERAGE = "average"
+"""The moving average of a master, kept among its moments where there is one."""
 
 
 @dataclass(frozen=True)
@@ -136,23 +142,31 @@ def restore_optimizer(engine: Engine, steps: int) -> dict[int, dict[str, Tensor]
     Returns:
         the moments by the master tensor's `id`, to be filled.
     """
-    optimizer = _torch_optimizer(engine)
+    optimizer = torch_optimizer(engine)
     # A stage keeps the tensors it steps in lists of its own; parameter groups hold them one at a time, during the step.
     for master in _masters(engine):
         optimizer.state[master] = {
             "step": torch.tensor(float(steps), device=master.device),
-            **{kind: torch.zeros_like(master, requires_grad=False) for kind in _kinds_of(optimizer, master)},
+            **{kind: torch.zeros_like(master, requires_grad=False) for kind in _kinds_of(engine, master)},
         }
     return _moments_by_master(engine)
 
 
 def moments_in(state: dict[str, Tensor]) -> list[str]:
-    """Return the moments that a master's state has."""
-    return [kind for kind in MOMENTS if kind in state]
+    """Return the moments that a master's state has, and the average."""
+    return [kind for kind in (*MOMENTS, AVERAGE) if kind in state]
 
 
-def _kinds_of(optimizer: torch.optim.Optimizer, master: Tensor) -> tuple[str, ...]:
-    return optimizer.kinds_of(master) if isinstance(optimizer, Muon) else MOMENTS
+def elements_of(engine: Engine, pieces: list[Piece]) -> int:
+    """Return how many elements the master weights and moments of pieces have, before there are any moments, too."""
+    kinds = {id(master): len(_kinds_of(engine, master)) for master in _masters(engine)}
+    return sum((1 if each.frozen else 1 + kinds[id(each.master)]) * (each.stop - each.start) for each in pieces)
+
+
+def _kinds_of(engine: Engine, master: Tensor) -> tuple[str, ...]:
+    optimizer = torch_optimizer(engine)
+    moments = optimizer.kinds_of(master) if isinstance(optimizer, Muon | Lion) else MOMENTS
+    return (*moments, AVERAGE) if engine.ema.decay else moments
 
 
 def spread_masters(engine: Engine) -> None:
@@ -167,6 +181,25 @@ def spread_masters(engine: Engine) -> None:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
 
+def masters_with_names(engine: Engine) -> list[tuple[Tensor, list[str]]]:
+    """Return the tensors that this rank steps, each with the parameters that lie in it on this rank or another.
+
+    They come in the order in which they are stepped, the same on every rank.
+    """
+    optimizer = engine.deepspeed.optimizer
+    names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+    if engine.stage == 0:
+        return [(master, [names[id(master)]]) for master in _masters(engine)]
+    groups = optimizer.bit16_groups if engine.stage in (1, 2) else optimizer.fp16_groups
+    return [(master, [names[id(each)] for each in group]) for master, group in zip(_masters(engine), groups)]
+
+
+def masters_with_state(engine: Engine) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Return the tensors that this rank steps, each with its state: none before the first update."""
+    state = torch_optimizer(engine).state
+    return [(master, state[master]) for master in _masters(engine)]
+
+
 def _masters(engine: Engine) -> list[Tensor]:
     optimizer = engine.deepspeed.optimizer
     if engine.stage == 0:
@@ -176,11 +209,11 @@ def _masters(engine: Engine) -> list[Tensor]:
     return list(optimizer.fp32_partitioned_groups_flat)
 
 
-def _torch_optimizer(engine: Engine) -> torch.optim.Optimizer:
+def torch_optimizer(engine: Engine) -> torch.optim.Optimizer:
+    """Return the optimizer that DeepSpeed was given."""
     optimizer = engine.deepspeed.optimizer
     return optimizer if engine.stage == 0 else optimizer.optimizer
 
 
 def _moments_by_master(engine: Engine) -> dict[int, dict[str, Tensor]]:
-    state = _torch_optimizer(engine).state
-    return {id(master): state[master] for master in _masters(engine)}
+    return {id(master): state for master, state in masters_with_state(engine)}

@@ -29,7 +29,7 @@ from train.checkpoint.folder import (
     publish_checkpoint,
 )
 from train.checkpoint.part import HostCopy, Part, entry
-from train.checkpoint.pieces import owned_pieces, state_of
+from train.checkpoint.pieces import elements_of, owned_pieces, state_of
 from train.checkpoint.retention import Retention, remove_old
 from train.checkpoint.save import CheckpointContext, TrainerState, random_state
 from train.engine import Engine
@@ -75,8 +75,7 @@ class CheckpointWriter:
         self._pending: _Pending | None = None
         self._thread: Background | None = None
         if background:
-            elements = sum((1 if piece.frozen else 3) * (piece.stop - piece.start) for piece in owned_pieces(engine))
-            self._copy = HostCopy(elements, self._world.device)
+            self._copy = HostCopy(elements_of(engine, owned_pieces(engine)), self._world.device)
             self._thread = Background("checkpoint")
 
     def save(self, state: TrainerState, background: bool = False) -> Path | None:

@@ -23,6 +23,7 @@ class EvaluateConfig:
 
     Args:
         source: a run's folder, a checkpoint or an exported model.
+        average: take the average of the weights that training has kept (`ema.decay`).
         data: a dataset folder, here or at a URL; None for the one that the run was trained with.
         split: of the dataset.
         text: a text file to score instead of a dataset.
@@ -41,6 +42,7 @@ class EvaluateConfig:
     """
 
     source: str = "???"
+    average: bool = False
     data: str | None = None
     split: str = "validation"
     text: str | None = None
@@ -73,10 +75,10 @@ def run(request: Request) -> int:
     config = composed.value
     if config.tasks or config.harness:
         return run_tasks(config, request.json)
-    loaded = load_source(Path(config.source))
+    loaded = load_source(Path(config.source), config.average)
     length = check_windows(config, loaded)
     text = _text(config, loaded)
-    result = score(config, loaded, text, length)
+    result = score(config, loaded, text, length) | ({"average": True} if config.average else {})
     output = Path(config.output) if config.output else loaded.run and loaded.run / "evaluation.json"
     if output is not None:
         write_json(output, beside_earlier(output, result))
@@ -102,7 +104,7 @@ def run_tasks(config: EvaluateConfig, as_json: bool) -> int:
     tasks = [load_task(name, Path(config.task_data) if config.task_data else None) for name in config.tasks]
     if len({task.name for task in tasks}) < len(tasks):
         raise UserError("tasks: two have the same name, that of their file without .yaml")
-    loaded = load_source(Path(config.source))
+    loaded = load_source(Path(config.source), config.average)
     model = TextModel(loaded, config.texts_at_once)
     results = {task.name: run_task(task, model, config.limit, config.strategy, config.shots) for task in tasks}
     scores = {name: result.scores for name, result in results.items()}
@@ -111,6 +113,7 @@ def run_tasks(config: EvaluateConfig, as_json: bool) -> int:
 
         scores |= run_harness(config.harness, model, config.limit)
     result = {"checkpoint": str(loaded.folder), "step": loaded.step, "tasks": scores}
+    result |= {"average": True} if config.average else {}
     output = Path(config.output) if config.output else loaded.run and loaded.run / "evaluation.json"
     if output is not None:
         write_json(output, beside_earlier(output, result))
@@ -127,7 +130,9 @@ def beside_earlier(output: Path, result: dict[str, Any]) -> dict[str, Any]:
         earlier = json.loads(output.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return result
-    if not isinstance(earlier, dict) or any(earlier.get(key) != result[key] for key in ("checkpoint", "step")):
+    if not isinstance(earlier, dict) or any(
+        earlier.get(key) != result.get(key) for key in ("checkpoint", "step", "average")
+    ):
         return result
     before = earlier.get("tasks")
     tasks = (before if isinstance(before, dict) else {}) | result.get("tasks", {})
@@ -256,6 +261,7 @@ VERB = Verb(
     groups=("strategy",),
     keys=(
         ("source", "a run's folder, a checkpoint or an exported model"),
+        ("average=true", "the average of the weights, of a run with ema.decay"),
         ("data", "a dataset folder or its URL; the run's own if left out"),
         ("split", "validation or train"),
         ("text", "a text file instead of a dataset"),

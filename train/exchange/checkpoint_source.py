@@ -46,11 +46,14 @@ class Source:
         return self.weights.read(name)
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, average: bool = False) -> Source:
     """Open a checkpoint, or a run's newest whole one.
 
+    Args:
+        average: of the weights over training, instead of the last ones.
+
     Raises:
-        UserError: the path means no checkpoint.
+        UserError: the path means no checkpoint, or one without an average.
         Failure: the checkpoint is damaged.
     """
     folder = locate_checkpoint(path)
@@ -69,7 +72,7 @@ def open_source(path: Path) -> Source:
         name=run.name if run_or_none else config.name,
         config=config,
         tokenizer=tokenizer,
-        weights=CheckpointWeights(folder, shapes_of(config)),
-        lineage=lineage_of(folder),
-        measured=measured_in(run_or_none, read_trainer_state(folder).step) | measured_of_compressed(folder),
+        weights=CheckpointWeights(folder, shapes_of(config), average),
+        lineage=lineage_of(folder) | ({"average": True} if average else {}),
+        measured=measured_in(run_or_none, read_trainer_state(folder).step, average) | measured_of_compressed(folder),
     )

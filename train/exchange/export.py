@@ -23,6 +23,7 @@ class ExportConfig:
         dtype: of the weights: `float32`, `bfloat16`, `float16`; with `format=gguf` `float32`, `float16`, `q8_0`.
         shard_bytes: most bytes of tensors in one safetensors file.
         proof: `transformers` or `own`: who reads the folder back; a GGUF file is read back by our own reader.
+        average: take the average of the weights that training has kept (`ema.decay`).
     """
 
     source: str = "???"
@@ -31,6 +32,7 @@ class ExportConfig:
     dtype: str = "float32"
     shard_bytes: int = 5_000_000_000
     proof: str = "transformers"
+    average: bool = False
 
 
 def run(request: Request) -> int:
@@ -69,9 +71,9 @@ def export(config: ExportConfig) -> dict[str, Any]:
     require_absent(output)
     if config.format == "gguf":
         gguf_file.gguf_package()
-        return export_gguf(open_source(Path(config.source)), output, config.dtype)
+        return export_gguf(open_source(Path(config.source), config.average), output, config.dtype)
     prover = choose_prover(config.proof)
-    source = open_source(Path(config.source))
+    source = open_source(Path(config.source), config.average)
     return export_folder(source, output, config.dtype, config.shard_bytes, prover)
 
 
@@ -95,6 +97,7 @@ VERB = Verb(
     run=run,
     keys=(
         ("source", "a run's folder or a checkpoint"),
+        ("average=true", "the average of the weights, of a run with ema.decay"),
         ("output", "the new folder, or with format=gguf the new file"),
         ("format", "hf or gguf"),
         ("dtype", "float32, bfloat16 or float16; for gguf float32, float16 or q8_0"),

@@ -28,12 +28,16 @@ def lineage_of(checkpoint: Path) -> dict[str, Any]:
     }
 
 
-def measured_in(run: Path | None, step: int) -> dict[str, dict[str, Any]]:
-    """Return the figures that a run's folder holds of its step, by where they are from; none of another step's."""
+def measured_in(run: Path | None, step: int, average: bool = False) -> dict[str, dict[str, Any]]:
+    """Return the figures that a run's folder holds of its step, by where they are from; none of another step's.
+
+    Args:
+        average: those of the average of its weights, which has other ones.
+    """
     figures = {}
     for name, key, wanted in (("summary.json", "steps", OF_RUN), ("evaluation.json", "step", OF_EVALUATION)):
         found = _json(run / name) if run is not None else {}
-        if found.get(key) == step:
+        if found.get(key) == step and found.get("average", False) == average:
             figures[name] = {key: found[key] for key in wanted if found.get(key) is not None}
     return figures
 

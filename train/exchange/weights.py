@@ -37,17 +37,18 @@ class Weights(Protocol):
 
 
 class CheckpointWeights:
-    """The master weights of a checkpoint of ours, whatever ZeRO stage and world size wrote it."""
+    """The master weights of a checkpoint of ours, or their average, whatever ZeRO stage and world size wrote it."""
 
-    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]]):
+    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]], average: bool = False):
         self.shapes = dict(shapes)
-        self._folder, self._reader, self._mapped = folder, StateReader(folder), 0
+        self._folder, self._average, self._mapped = folder, average, 0
+        self._reader = StateReader(folder, average=average)
 
     def read(self, name: str) -> Tensor:
         """Return one parameter, float32. Raises Failure: the checkpoint lacks part of it."""
         values = torch.empty(self.shapes[name])
         if self._mapped > RENEWED:
-            self._reader, self._mapped = StateReader(self._folder), 0
+            self._reader, self._mapped = StateReader(self._folder, average=self._average), 0
         self._mapped += values.nbytes
         flat = values.view(-1)
         for start in range(0, flat.numel(), CHUNK):

@@ -19,6 +19,7 @@ class GenerateConfig(SamplingConfig):
 
     Args:
         source: a run's folder, a checkpoint or an exported model.
+        average: take the average of the weights that training has kept (`ema.decay`).
         prompt: beginning of the text; None reads prompts from standard input, one a line.
         count: texts to write for each prompt, with seeds counted up from `seed`.
         strategy: how a prompt is asked as a question; None continues it as a text.
@@ -33,6 +34,7 @@ class GenerateConfig(SamplingConfig):
     """
 
     source: str = "???"
+    average: bool = False
     prompt: str | None = None
     count: int = 1
     strategy: StrategyConfig | None = None

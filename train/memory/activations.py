@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from train.memory.layout import Layout
 from train.model.cross_entropy import CHUNK_LOGITS
+from train.model.recomputation import CHEAP
 from train.model.transformer import TransformerConfig
 
 FLOAT, INTEGER = 4, 8
@@ -21,7 +22,7 @@ class Activations:
 
     Args:
         block: kept by one block that isn't recomputed.
-        boundary: of a block's input, which is all that a recomputed block keeps.
+        boundary: kept by a block that is recomputed: its input, and with `recomputed=cheap` what products give.
         passing: held besides while a block's backward pass is at its widest place.
         kept: by all blocks until the backward pass begins.
         head: kept behind the last block: the last norm's, and the gradient that the loss has made for it.
@@ -62,15 +63,20 @@ def activations(model: TransformerConfig, layout: Layout) -> Activations:
     feed_forward = _experts(model, layout) if model.experts else element * 4 * hidden
     block = tokens * (2 * norm + attention + feed_forward)
     boundary = tokens * element * width
+    if layout.recomputed == CHEAP and layout.activation_checkpointing:
+        # Query, key, value, attention's result and its projection; gate, up and down.
+        products = element * (2 * queries + 2 * keys + 2 * width + 2 * hidden) + FLOAT * model.heads
+        boundary += tokens * products
     # The widest place is behind the product gate · up, where the gradients of three hidden tensors meet.
     copies = max(1, model.active_experts if model.experts else 0)
     passing = tokens * element * copies * (2 * hidden + 2 * width)
     kept = model.layers * (boundary if layout.activation_checkpointing else block)
+    again = (block - boundary + tokens * element * width) if layout.activation_checkpointing else 0
     matrix = model.vocabulary_size * width
     return Activations(
         block=block,
         boundary=boundary,
-        passing=passing + (block if layout.activation_checkpointing else 0),
+        passing=passing + again,
         kept=kept,
         head=tokens * (norm + element * width),
         loss=FLOAT * matrix + _chunk(model.vocabulary_size, matrix, layout),

@@ -8,6 +8,7 @@ partitioned, DeepSpeed 0.19.8's stage_1_and_2.py and stage3.py for copies and bu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 
 from train.memory.activations import Activations, activations
@@ -132,10 +133,10 @@ def _state(sizes: ParameterSizes, layout: Layout) -> tuple[Held, int]:
     zero, element, ranks = layout.zero, layout.element, layout.ranks
     total = sizes.total
     if zero.stage == 0:
-        return Held(parameters=element * total, optimizer=2 * FLOAT * total), 0
-    mine = -(-total // ranks)
-    host = 0
-    held = Held(parameters=element * (mine if zero.stage == 3 else total), optimizer=3 * FLOAT * mine)
+        return Held(parameters=element * total, optimizer=FLOAT * sizes.in_moments), 0
+    mine, host = -(-total // ranks), 0
+    state = FLOAT * (mine + -(-sizes.in_moments // ranks))
+    held = Held(parameters=element * (mine if zero.stage == 3 else total), optimizer=state)
     if zero.stage == 3:
         persistent = sizes.smaller_than(zero.persistence_threshold) if ranks > 1 else 0
         held = held.plus(
@@ -143,7 +144,7 @@ def _state(sizes: ParameterSizes, layout: Layout) -> tuple[Held, int]:
         )
     if zero.offload_optimizer:
         # Beside them in host memory: their gradients, and stages 1 and 2 a copy in the weights' own precision.
-        host += (3 * FLOAT + FLOAT) * mine + (0 if zero.stage == 3 else element * mine)
+        host += state + FLOAT * mine + (0 if zero.stage == 3 else element * mine)
         held = replace(held, optimizer=0, gradients=0)
         if zero.stage < 3:
             held = held.plus(buffers=element * sizes.largest)
@@ -274,10 +275,27 @@ class Gradients:
 
     @property
     def update(self) -> int:
-        """A group's gradients flattened for the update, and turned into float32."""
+        """A group's gradients flattened for the update, and turned into float32; and what Muon works in."""
         if self._zero.stage == 0 or self._offloaded:
-            return 0
+            return self._orthogonalising
         mine = -(-self._sizes.largest_group // self._ranks)
         if self._zero.stage == 3:
             mine = min(mine, SUBGROUP)
-        return mine * (FLOAT if self._element == FLOAT else FLOAT + self._element)
+        return self._orthogonalising + mine * (FLOAT if self._element == FLOAT else FLOAT + self._element)
+
+    @property
+    def _orthogonalising(self) -> int:
+        """Newton–Schulz's copies of the largest matrix and of its Gram matrix, and what ranks exchange for it.
+
+        At stages 1 and 2 a rank exchanges at most the two matrices in which its partition ends.
+        """
+        matrices = self._sizes.matrices
+        if not matrices:
+            return 0
+        rows, columns = max(matrices, key=math.prod)
+        largest, element = rows * columns, 2 if self._layout.is_gpu else FLOAT
+        work = element * (2 * largest + 2 * min(rows, columns) ** 2) + FLOAT * largest
+        if self._zero.stage == 0 or self._ranks == 1:
+            return work
+        share = min(sum(map(math.prod, matrices)) // self._ranks, max(self._zero.gather_bucket, largest))
+        return work + FLOAT * largest + 2 * FLOAT * (share if self._zero.stage == 3 else largest)

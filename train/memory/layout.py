@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from train.deepspeed_settings import ZeroConfig
+from train.model.recomputation import BLOCKS
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Of a weight, an activation or a gradient, by precision."""
-
-STATE_BYTES = 12
-"""Of a checkpoint, per parameter: its float32 weight and two moments."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class Layout:
     accumulation: int = 1
     precision: str = "fp32"
     activation_checkpointing: bool = False
+    recomputed: str = BLOCKS
     is_gpu: bool = False
     sequence_ranks: int = 1
     zero: ZeroConfig = field(default_factory=ZeroConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +11,9 @@ import torch
 
 from train.model.adapters import LoraConfig, attach_adapters, freeze
 from train.model.transformer import Transformer, TransformerConfig
-from train.optimizer import is_decayed
+from train.optimizer import OptimizerConfig, by_role, moments_of, shapes_of
+
+FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,14 @@ class ParameterSizes:
     """Elements of each parameter, tied ones once.
 
     Args:
-        groups: as the optimizer has them: with and without weight decay.
+        groups: as the optimizer has them.
+        moments: that the optimizer keeps of each group's parameters; two if not given.
+        matrices: rows and columns of those that are made orthogonal.
     """
 
     groups: tuple[tuple[int, ...], ...]
+    moments: tuple[int, ...] = ()
+    matrices: tuple[tuple[int, int], ...] = ()
 
     @cached_property
     def total(self) -> int:
@@ -34,6 +41,17 @@ class ParameterSizes:
     @cached_property
     def largest_group(self) -> int:
         return max(map(sum, self.groups))
+
+    @cached_property
+    def in_moments(self) -> int:
+        """Elements of all moments."""
+        moments = self.moments or (2,) * len(self.groups)
+        return sum(kept * sum(group) for kept, group in zip(moments, self.groups))
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of a checkpoint: float32 weights and moments."""
+        return FLOAT * (self.total + self.in_moments)
 
     def smaller_than(self, threshold: int) -> int:
         """Return the elements in parameters of fewer than `threshold` elements."""
@@ -56,15 +74,27 @@ class ParameterSizes:
 
 
 def parameter_sizes(
-    model: TransformerConfig, decay_all: bool = False, lora: LoraConfig | None = None
+    model: TransformerConfig,
+    optimizer: OptimizerConfig | None = None,
+    lora: LoraConfig | None = None,
+    averaged: bool = False,
 ) -> ParameterSizes:
-    """Return the sizes of what is trained of a resolved model, all of it or adapters, without the memory for any."""
+    """Return the sizes of what is trained of a resolved model, all of it or adapters, without the memory for any.
+
+    Args:
+        averaged: an average of the weights is kept among the moments.
+    """
+    optimizer = optimizer or OptimizerConfig()
     with torch.device("meta"):
         module = Transformer(model)
         if lora is not None and lora.rank:
             freeze(module, torch.float32)
             attach_adapters(module, lora)
-        named = [(name, parameter.dim(), parameter.numel()) for name, parameter in module.named_parameters()]
-    decayed = tuple(numel for name, dimensions, numel in named if is_decayed(name, dimensions, decay_all))
-    free = tuple(numel for name, dimensions, numel in named if not is_decayed(name, dimensions, decay_all))
-    return ParameterSizes(tuple(group for group in (decayed, free) if group))
+        groups = by_role(shapes_of(module), optimizer, model.width)
+    return ParameterSizes(
+        groups=tuple(tuple(math.prod(shape) for _, shape in members) for members in groups.values()),
+        moments=tuple(moments_of(role, optimizer) + averaged for role in groups),
+        matrices=tuple(
+            (shape[0], shape[1]) for role, members in groups.items() if role.orthogonal for _, shape in members
+        ),
+    )

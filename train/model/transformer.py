@@ -22,6 +22,7 @@ from train.model.experts import MixtureOfExperts, Routed, RouterTally, with_loss
 from train.model.feed_forward import FeedForward
 from train.model.layers import Embedding, RMSNorm
 from train.model.ragged_cache import RaggedCache
+from train.model.recomputation import BLOCKS, recomputation
 from train.model.shared_sequence import SharedSequence
 
 Output = Callable[[Tensor, Tensor], Tensor]
@@ -199,7 +200,7 @@ class Transformer(nn.Module):
         super().__init__()
         assert config.vocabulary_size is not None, "resolve() the configuration first"
         self.config = config
-        self.checkpoint_activations = False
+        self.checkpoint_activations, self.recomputation = False, recomputation(BLOCKS)
         self.tally: RouterTally | None = None
         self.shared: SharedSequence | None = None
         self.embedding = Embedding(config.vocabulary_size, config.width)
@@ -243,7 +244,10 @@ class Transformer(nn.Module):
         routers: list[Routed] = []
         for block in self.blocks:
             if self.checkpoint_activations and self.training:
-                x_BTD, routed = checkpoint(block, x_BTD, rotary, documents, cache, use_reentrant=False)
+                again = self.recomputation
+                x_BTD, routed = checkpoint(
+                    block, x_BTD, rotary, documents, cache, use_reentrant=False, context_fn=again
+                )
             else:
                 x_BTD, routed = block(x_BTD, rotary, documents, cache)
             if routed is not None:

@@ -10,10 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from launch.plan.communication import exchange_seconds, gather_seconds, reduce_seconds
 from launch.plan.hardware import Cluster, DeviceConfig, NetworkConfig
 from launch.plan.speed import step_time
-from launch.plan.work import work_of
+from launch.plan.work import Work, work_of
 from train.deepspeed_settings import ZeroConfig
 from train.memory.layout import Layout
 from train.model.transformer import Transformer, TransformerConfig
+from train.muon import orthogonalised
+from train.optimizer import OptimizerConfig
 
 MODEL = TransformerConfig(vocabulary_size=512, width=64, layers=3, heads=4, key_value_heads=2, hidden_width=160)
 DEVICE = DeviceConfig("d", True, {"bf16": 1e14}, 80e9, 1e12, 100e9, 25e9)
@@ -43,6 +45,22 @@ def test_attention_is_half_of_what_torch_counts_without_the_causal_mask():
     with counter:
         (queries @ queries.transpose(2, 3)) @ queries
     assert work_of(MODEL, 64).attention_flops * 64 == MODEL.layers * counter.get_total_flops() / 2
+
+
+def test_muons_iterations_are_as_many_as_torch_counts():
+    with FlopCounterMode(display=False) as counter:
+        for name, parameter in Transformer(MODEL).named_parameters():
+            if name.startswith("blocks.") and parameter.dim() == 2:
+                orthogonalised(torch.randn(parameter.shape))
+    muon = work_of(MODEL, 32, OptimizerConfig("muon"))
+    assert muon.orthogonal_flops == counter.get_total_flops() > 0 == work_of(MODEL, 32).orthogonal_flops
+    of_update = {stage: step_of(muon, ZeroConfig(stage)) - step_of(work_of(MODEL, 32), ZeroConfig(stage))
+                 for stage in (0, 1, 3)}  # fmt: skip
+    assert of_update[0] == pytest.approx(8 * of_update[1]) and of_update[3] > of_update[1] > 0
+
+
+def step_of(work: Work, zero: ZeroConfig) -> float:
+    return step_time(work, Layout(8, 1, 32, precision="bf16", zero=zero), cluster(1)).update
 
 
 def test_a_gather_takes_what_a_ring_sends_over_its_slowest_part():
