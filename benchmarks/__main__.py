@@ -22,7 +22,7 @@ from benchmarks.published import published_lines
 from benchmarks.resume import resume_lines
 from benchmarks.saving import saving_lines
 from benchmarks.shuffle import shuffle_lines
-from benchmarks.trainer import trainer_lines
+from benchmarks.training import training_lines
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
         lambda: loader_lines(dataset),
         resume_lines,
         lambda: saving_lines(dataset),
-        lambda: trainer_lines(dataset),
+        lambda: training_lines(dataset),
         memory_plan_lines,
         long_context_lines,
         published_lines,

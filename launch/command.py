@@ -11,6 +11,7 @@ VERBS = {
     "samples": ("train.evaluate.samples", "tasks' worked examples → samples to tune on"),
     "plan": ("launch.plan.command", "memory, speed, time and cost on a named cluster; starts nothing"),
     "train": ("launch.train", "trains or tunes a model; started again, it goes on"),
+    "profile": ("train.profile.command", "where the time and memory of a training step go"),
     "evaluate": ("launch.evaluate", "perplexity and bits per byte of a split or a text file"),
     "generate": ("train.generate", "text from a run or a checkpoint"),
     "serve": ("train.serve.command", "an OpenAI-compatible service for a model, and a page to chat at"),

@@ -15,6 +15,7 @@ from data_pipeline.foundation.errors import UserError
 from data_pipeline.loader import Batch
 from train.batch import BatchPlan
 from train.checkpoint.pieces import torch_optimizer
+from train.compilation import compile_blocks
 from train.deepspeed_settings import ZeroConfig, deepspeed_settings
 from train.distributed import World
 from train.ema import EmaConfig, follow
@@ -25,13 +26,14 @@ from train.model.compressible import QuantizationAwareConfig, view_weights
 from train.model.experts import router_figures
 from train.model.initialisation import initialise_parameter
 from train.model.recomputation import BLOCKS, recomputation
-from train.model.transformer import Transformer, TransformerConfig
+from train.model.transformer import Block, Transformer, TransformerConfig
 from train.muon import Muon
 from train.objective import Objective
 from train.optimizer import OptimizerConfig, build_optimizer, by_role, shapes_of
 from train.parallel import ParallelConfig
 from train.place import find_place
 from train.precision import DTYPES, PrecisionConfig
+from train.reduction import reduce_in_place
 from train.stragglers import DeviceClock
 from train.update import Update
 
@@ -76,6 +78,7 @@ class Engine:
         lora: adapters; with a rank all other weights are frozen, and have no value before some are loaded.
         quantization: that the weights are seen through.
         pruned: the zeros of the blocks' matrices stay.
+        compiled: blocks run as compiled graphs.
         ema: of the weights.
         parallel: how ranks share the work; `place` is this rank's.
 
@@ -97,6 +100,7 @@ class Engine:
         lora: LoraConfig | None = None,
         quantization: QuantizationAwareConfig | None = None,
         pruned: bool = False,
+        compiled: bool = False,
         ema: EmaConfig | None = None,
         recomputed: str = BLOCKS,
         parallel: ParallelConfig | None = None,
@@ -116,6 +120,9 @@ class Engine:
             module.checkpoint_activations, module.recomputation = activation_checkpointing, recomputation(recomputed)
             module.share_sequences(self.place.shared)
             view_weights(module, quantization or QuantizationAwareConfig(), pruned)
+            if compiled and zero.stage == 3:
+                # A block's weights are gathered together, by hooks around it: within what is compiled there are none.
+                deepspeed.utils.set_z3_leaf_modules(module, [Block])
             self.deepspeed, *_ = deepspeed.initialize(
                 model=module,
                 optimizer=build_optimizer(optimizer, module),
@@ -124,12 +131,20 @@ class Engine:
             )
         except ValueError as error:  # pydantic's ValidationError among them
             raise UserError(f"DeepSpeed refuses its configuration: {' '.join(str(error).split())}") from None
+        if world.size == 1 and zero.stage == 0:
+            # Nobody to sum with: DeepSpeed would copy all gradients into one flat tensor and back.
+            self.deepspeed.enable_backward_allreduce = False
+        plain_sum = precision.kind == "fp32" and not zero.offload_optimizer and not passed_through
+        if world.size > 1 and zero.stage == 1 and world.device.type == "cpu" and plain_sum:
+            reduce_in_place(self.deepspeed.optimizer)
+        if compiled:
+            compile_blocks(self.module)
         stepped = torch_optimizer(self)
         if isinstance(stepped, Muon) and zero.stage:
             groups = by_role(shapes_of(module), optimizer, model.width)
             orthogonal = {name for role, members in groups.items() if role.orthogonal for name, _ in members}
             stepped.matrices = matrices_by_master(self, orthogonal, zero.gather_bucket)
-        self._update = Update(self.deepspeed, zero.stage, optimizer.clip_norm)
+        self.update = Update(self.deepspeed, zero.stage, optimizer.clip_norm)
         self._forward = DeviceClock(world.device)
 
     @property
@@ -155,9 +170,9 @@ class Engine:
             group["lr"] = rate * group["rate_scale"]
         device = self.world.device
         counts = sum(map(objective.target_count, batches)), sum(batch.counted_targets for batch in batches)
-        targets, tokens, busy = self._announce(counts, waited + self._forward.take())
+        told = self._announce(counts, waited + self._forward.take())
         # DeepSpeed takes the mean over ranks and micro-batches; this factor turns it into the sum over targets.
-        factor = self.batch.ranks * len(batches) / max(1, targets)
+        factor = (self.batch.ranks * len(batches) / told[0].clamp(min=1.0)).float()
         summed = torch.zeros((), dtype=torch.float64, device=device)
         for number, batch in enumerate(batches, 1):
             with self._forward.measuring():
@@ -166,19 +181,22 @@ class Engine:
             self.deepspeed.backward(loss * factor)
             if number < len(batches):
                 self.deepspeed.step()
-        norm = self._update.gradient_norm()
-        total, *routed = self.world.sum(torch.cat((summed.view(1), self._router_tally()))).tolist()
+        # The one place of a step where a GPU is waited for: what it comes to is judged before the update.
+        counted = self.world.sum(torch.cat((summed.view(1), self._router_tally())))
+        norm, *numbers = torch.cat((self.update.gradient_norm().double().view(1), told, counted)).tolist()
+        targets, tokens, busy = int(numbers[0]), int(numbers[1]), numbers[2 : 2 + self.world.size]
+        total, *routed = numbers[2 + self.world.size :]
         mean = total / max(1, targets)
         figures = router_figures(routed, self.module.config.layers, targets) if routed else {}
         # Where fp16's scaled gradients overflow, DeepSpeed skips the update by itself, with another scale for the next.
         overflows = self.deepspeed.fp16_enabled() and math.isfinite(mean) and not math.isfinite(norm)
         refused = None if overflows else judge(mean, norm)
         if refused is None:
-            made = self._update.take()
+            made = self.update.take(norm)
             if made and self.ema.decay:
                 follow(self, self.ema.decay)
             return StepResult(mean, norm, targets, tokens, busy, overflowed=not made, figures=figures)
-        self._update.drop()
+        self.update.drop()
         return StepResult(mean, norm, targets, tokens, busy, refused, figures=figures)
 
     @torch.no_grad()
@@ -224,12 +242,16 @@ class Engine:
                 other.data = mine.data.to(other.device, copy=True)
         return copy.eval()
 
-    def _announce(self, counts: tuple[int, int], busy_seconds: float) -> tuple[int, int, list[float]]:
-        """Return targets and tokens of all ranks together, and what time each tells of itself, in one all-reduce."""
-        told = torch.zeros(2 + self.world.size, dtype=torch.float64)
-        told[0], told[1], told[2 + self.world.rank] = *counts, busy_seconds
-        targets, tokens, *seconds = self.world.sum(told.to(self.world.device)).tolist()
-        return int(targets), int(tokens), seconds
+    def _announce(self, counts: tuple[int, int], busy_seconds: float) -> Tensor:
+        """Return targets and tokens of all ranks together, and what time each tells of itself, in one all-reduce.
+
+        Returns:
+            (2 + ranks,) float64 on the device, where nobody waits for it.
+        """
+        others = [0.0] * self.world.size
+        others[self.world.rank] = busy_seconds
+        told = torch.tensor([*counts, *others], dtype=torch.float64)
+        return self.world.sum(told.to(self.world.device, non_blocking=True))
 
     def _router_tally(self) -> Tensor:
         """Return what this rank's routers did since they were asked last; nothing without any."""

@@ -18,6 +18,7 @@ from data_pipeline.foundation.errors import UserError
 from data_pipeline.packing import CONCATENATE
 from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
+from train.deepspeed_settings import ZeroConfig, run_as
 from train.frozen import Frozen, find_frozen
 from train.memory.footprint import Footprint, footprint
 from train.memory.layout import Layout
@@ -46,6 +47,7 @@ class Prepared:
         trained: how many of them are, or are in adapters.
         frozen_bytes: that a rank holds of weights that don't change.
         state_bytes: of a checkpoint.
+        zero: as it is run.
         layout: of the largest step.
         footprint: what a rank holds in it.
         token_bytes: (vocabulary,) bytes of text that each token stands for.
@@ -60,6 +62,7 @@ class Prepared:
     frozen_bytes: int
     state_bytes: int
     batch: BatchPlan
+    zero: ZeroConfig
     layout: Layout
     footprint: Footprint
     data: RunData
@@ -105,9 +108,14 @@ class Prepared:
             ),
             *([f"         after {changes} changes on the way"] if changes else []),
             f"steps    {config.steps:,}: {tokens:,} tokens, {flops:.2e} FLOPs",
-            f"engine   ZeRO {config.zero.stage}, {config.precision.kind}",
+            f"engine   ZeRO {config.zero.stage}, {config.precision.kind}{self._run_as(config)}",
             f"memory   {gigabytes(held.peak.total + self.frozen_bytes)} of tensors on a rank at most: {held.moment}",
         ]
+
+    def _run_as(self, config: TrainConfig) -> str:
+        if self.zero.stage == config.zero.stage:
+            return ""
+        return f" (one process has nothing to share: run as {self.zero.stage})"
 
 
 def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
@@ -141,7 +149,8 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     if frozen:
         check_shares(config.parallel, frozen.model, [], frozen.role)
     check_run(run, composed)
-    layout = _layout(config, batch, segments)
+    zero = run_as(config.zero, config.precision, ranks, config.deepspeed)
+    layout = _layout(config, zero, batch, segments)
     trained = parameter_sizes(model, config.optimizer, config.lora, config.ema.decay > 0)
     parameters = parameter_sizes(model).total
     unchanged = (parameters if config.lora.rank else 0) + (parameter_sizes(frozen.model).total if frozen else 0)
@@ -155,6 +164,7 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
         frozen_bytes=unchanged * layout.element,
         state_bytes=trained.state_bytes + (FLOAT * parameters if config.lora.rank else 0),
         batch=batch,
+        zero=zero,
         layout=layout,
         footprint=footprint(model, layout, trained),
         data=data,
@@ -185,7 +195,7 @@ def _check_experts(config: TrainConfig, model: TransformerConfig) -> None:
         raise UserError(f"{there[0]} knows single matrices alone, and model.experts={model.experts} are stacked")
 
 
-def _layout(config: TrainConfig, batch: BatchPlan, segments: Sequence[Segment]) -> Layout:
+def _layout(config: TrainConfig, zero: ZeroConfig, batch: BatchPlan, segments: Sequence[Segment]) -> Layout:
     """Return the layout of the step that takes most: the longest sequences, the largest batch."""
     return Layout(
         ranks=batch.ranks * config.parallel.sequence,
@@ -197,7 +207,7 @@ def _layout(config: TrainConfig, batch: BatchPlan, segments: Sequence[Segment]) 
         activation_checkpointing=config.activation_checkpointing,
         recomputed=config.recomputed,
         is_gpu=torch.cuda.is_available(),
-        zero=config.zero,
+        zero=zero,
     )
 
 

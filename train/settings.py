@@ -10,6 +10,7 @@ from data_pipeline.dataset import DataConfig, check_data
 from data_pipeline.foundation.errors import UserError
 from train.batch import BatchConfig
 from train.checkpoint.save import CheckpointConfig, check_checkpoints
+from train.compilation import check_compile
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
 from train.distributed import ClusterConfig
 from train.ema import EmaConfig, check_ema
@@ -59,6 +60,7 @@ class TrainConfig:
         activation_checkpointing: recompute each block in the backward pass: less memory, a third more work.
         recomputed: what of a block: `blocks`, all of it; `cheap`, all but matrix products and attention, which keeps
             more and costs little.
+        compile: run blocks as compiled graphs; needs a compiler, and time at the first start.
         deepspeed: options passed through to DeepSpeed, checked by name.
     """
 
@@ -71,6 +73,7 @@ class TrainConfig:
     log_every: int = 1
     activation_checkpointing: bool = False
     recomputed: str = BLOCKS
+    compile: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     model: TransformerConfig = field(default_factory=TransformerConfig)
@@ -98,6 +101,7 @@ FREE_TO_CHANGE = (
     "batch.micro",
     "checkpoint",
     "cluster",
+    "compile",
     "data.bad_shards",
     "data.cache",
     "data.path",
@@ -142,6 +146,12 @@ def check_settings(config: TrainConfig) -> None:
     if config.cluster.kind != "local":
         raise UserError(
             f"cluster.kind={config.cluster.kind}: `python -m train` is what a launcher starts: use `headrace train`"
+        )
+    experts, sequence_ranks = config.model.experts, config.parallel.sequence
+    check_compile(config.compile, config.zero.stage, config.lora.rank, experts, sequence_ranks)
+    if config.compile and config.activation_checkpointing and config.recomputed != BLOCKS:
+        raise UserError(
+            f"compile=true with recomputed={config.recomputed}: a graph chooses itself what it keeps; leave that out"
         )
     check_schedule(config.schedule, config.steps)
     check_objective(config.objective, config.start_from)

@@ -20,6 +20,7 @@ from train.checkpoint.remote import RemoteCheckpoints
 from train.checkpoint.save import CheckpointContext, TrainerState, loss_scaler_of, seed_random_state
 from train.checkpoint.upload import Uploader
 from train.checkpoint.writer import CheckpointWriter
+from train.compilation import compile_seconds
 from train.distributed import World
 from train.engine import Engine, StepResult
 from train.frozen import Frozen
@@ -80,7 +81,7 @@ class Trainer:
             self.config.seed,
             world,
             prepared.batch,
-            self.config.zero,
+            prepared.zero,
             self.config.precision,
             self.config.optimizer,
             self.config.activation_checkpointing,
@@ -88,6 +89,7 @@ class Trainer:
             self.config.lora,
             self.config.quantization,
             pruned=prepared.start is not None and prepared.start.pruning is not None,
+            compiled=self.config.compile,
             ema=self.config.ema,
             recomputed=self.config.recomputed,
             parallel=self.config.parallel,
@@ -161,9 +163,13 @@ class Trainer:
                             self.save(background=config.checkpoint.asynchronous)
                     return self._end("finished", 0)
             finally:
-                self.watchdog.close()
-                self.stream.close()
-                self.engine.close()
+                self.close()
+
+    def close(self) -> None:
+        """End what goes on beside the steps."""
+        self.watchdog.close()
+        self.stream.close()
+        self.engine.close()
 
     def step(self) -> None:
         """Learn from the next batch, measure what is due and write it down."""
@@ -180,6 +186,8 @@ class Trainer:
         self.guard.enter(self.prepared.data.steps.segment(step - 1).stage)
         mine = [self.engine.place.part(batch) for batch in mine]
         result, figures = self._learn(step, mine, rate, is_first)
+        if is_first and config.compile:
+            self.record.compiled(step, compile_seconds())
         self.waited = waited
         seconds = time.perf_counter() - started
         tokens = result.tokens

@@ -9,10 +9,14 @@ cleared at each stage; fp16's loss scale stays out of it. At stage 0 an optimize
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
+
+EPSILON = 1e-6
+"""Added to the norm before it is divided by, as in PyTorch's and DeepSpeed's clipping."""
 
 
 class Update:
@@ -20,22 +24,22 @@ class Update:
 
     Args:
         engine: DeepSpeed's.
-        clip_norm: that gradients are clipped to at stage 0; 0 doesn't clip. At other stages DeepSpeed does it.
+        clip_norm: that gradients are clipped to; 0 doesn't clip.
     """
 
     def __init__(self, engine: Any, stage: int, clip_norm: float):
         self._engine, self._stage, self._clip_norm = engine, stage, clip_norm
         self._norm: Any = None
 
-    def gradient_norm(self) -> float:
-        """Return the length of the whole step's gradient before clipping; at stage 0, clip it.
+    def gradient_norm(self) -> Tensor:
+        """Return the length of the whole step's gradient before clipping, a scalar on the device.
 
         Every rank calls it, after the backward pass of the step's last micro-batch. Not finite if an element isn't.
         """
         optimizer = self._engine.optimizer
         if self._stage == 0:
-            limit = self._clip_norm or float("inf")
-            return float(torch.nn.utils.clip_grad_norm_(self._engine.module.parameters(), limit))
+            self._norm = torch.nn.utils.get_total_norm(self._gradients())
+            return self._norm
         if self._stage == 3:
             from deepspeed.runtime.utils import combine_grad_norm_groups
 
@@ -45,18 +49,42 @@ class Update:
             if optimizer.cpu_offload:
                 optimizer._wait_for_offload_copies()
             self._norm = scaled = optimizer.scaled_global_norm()
-        return float(scaled / optimizer.loss_scale)
+        return torch.as_tensor(scaled / optimizer.loss_scale, device=self._engine.device)
 
-    def take(self) -> bool:
-        """Make the update; return False where fp16 has overflowed and DeepSpeed has lowered its loss scale instead."""
-        optimizer, norm = self._engine.optimizer, self._norm
+    def take(self, norm: float) -> bool:
+        """Make the update; return False where fp16 has overflowed and DeepSpeed has lowered its loss scale instead.
+
+        Args:
+            norm: what `gradient_norm` came to. Gradients that are short enough are left alone, not multiplied by 1.
+        """
+        optimizer, known = self._engine.optimizer, self._norm
+        is_long = bool(self._clip_norm) and norm + EPSILON > self._clip_norm
         if self._stage == 0:
-            self._engine.step()
+            with self._clipped((norm + EPSILON) / self._clip_norm) if is_long else nullcontext():
+                self._engine.step()
             return True
-        name = "_get_norm_groups" if self._stage == 3 else "scaled_global_norm"
-        with _replaced(optimizer, **{name: lambda: norm}):
+        path: dict[str, Any] = {"_get_norm_groups" if self._stage == 3 else "scaled_global_norm": lambda: known}
+        if not is_long and optimizer.loss_scale == 1.0:
+            path["unscale_and_clip_grads"] = lambda *_: None
+        with _replaced(optimizer, **path):
             self._engine.step()
         return not optimizer.overflow
+
+    @contextmanager
+    def _clipped(self, divisor: float) -> Iterator[None]:
+        """Let stage 0's optimizer see all gradients divided; fused ones do it in the pass of their own update."""
+        optimizer = self._engine.optimizer
+        if not all(group.get("fused") for group in optimizer.param_groups):
+            torch._foreach_mul_(self._gradients(), 1.0 / divisor)
+            yield
+            return
+        device = self._engine.device
+        scale = torch.full((), divisor, dtype=torch.float32, device=device)
+        with _replaced(optimizer, grad_scale=scale, found_inf=torch.zeros((), dtype=torch.float32, device=device)):
+            yield
+
+    def _gradients(self) -> list[Tensor]:
+        return [each.grad for each in self._engine.module.parameters() if each.grad is not None]
 
     def drop(self) -> None:
         """Go on to the next step without an update: weights, moments and loss scale stay, gradients go."""

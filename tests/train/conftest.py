@@ -152,6 +152,7 @@ def alone(folder: Path) -> list[dict[str, Any]]:
         *skipping(folder, 1),
         {"name": "offload 3", "stage": 3, "zero": {"offload_optimizer": True, "offload_parameters": True}},
         {"name": "micro 8", "micro": 8},
+        *compiled(0, 3),
         *tuned(),
         *adapted(folder, 1),
         *routed(folder, 1),
@@ -171,6 +172,7 @@ def together(folder: Path) -> list[dict[str, Any]]:
         *corrupted(),
         *tuned(),
         *adapted(folder, 2),
+        *compiled(1),
         *routed(folder, 2),
         *shared(folder),
         {"name": "growing offload 2", "stage": 2, "half_until": 5, "zero": {"offload_optimizer": True}},
@@ -211,6 +213,12 @@ def with_overlap() -> list[dict[str, Any]]:
     return [
         {"name": f"overlap {stage}", "stage": stage, "zero": {"overlap_communication": True}} for stage in STAGES[1:]
     ]
+
+
+def compiled(*stages: int) -> list[dict[str, Any]]:
+    if shutil.which("g++") is None:
+        return []
+    return [{"name": f"compiled {stage}", "stage": stage, "compiled": True} for stage in stages]
 
 
 def growing() -> list[dict[str, Any]]:

@@ -103,6 +103,7 @@ class Plan:
     half_until: int = 0
     precision: str = "fp32"
     activation_checkpointing: bool = False
+    compiled: bool = False
     recomputed: str = "blocks"
     experts: bool = False
     sequence: int = 1
@@ -183,6 +184,7 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
         replace(OPTIMIZER, **plan.optimizer),
         plan.activation_checkpointing,
         lora=LoraConfig(**plan.lora) if plan.lora else None,
+        compiled=plan.compiled,
         ema=EmaConfig(plan.ema),
         recomputed=plan.recomputed,
         parallel=ParallelConfig(plan.sequence),

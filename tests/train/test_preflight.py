@@ -86,3 +86,22 @@ def test_frozen_weights_are_counted_and_adapters_need_less_than_full_tuning(prep
     assert run.trained == run.parameters and run.frozen_bytes == 0
     with pytest.raises(UserError, match="this can't fit"):
         check_memory(replace(run, frozen_bytes=1 << 50), TrainConfig(), 0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ranks", "run"),
+    [
+        (["zero=0"], 1, 0),
+        (["zero=1"], 1, 0),
+        (["zero=3"], 1, 0),
+        (["zero=3"], 2, 3),
+        (["zero=2_offload"], 1, 2),
+        (["zero=1", "precision=bf16"], 1, 1),
+        (["zero=2", "deepspeed.zero_optimization.round_robin_gradients=true"], 1, 2),
+    ],
+)
+def test_one_process_in_float32_shares_with_nobody_and_says_so(prepared, overrides, ranks, run):
+    plan, config = prepared(*overrides, "batch.sequences=2", ranks=ranks)
+    assert plan.zero.stage == plan.layout.zero.stage == run
+    line = next(line for line in plan.lines(config) if line.startswith("engine"))
+    assert ("one process has nothing to share" in line) == (run != config.zero.stage)

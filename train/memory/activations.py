@@ -42,10 +42,10 @@ class Activations:
 def activations(model: TransformerConfig, layout: Layout) -> Activations:
     """Return what a micro-batch of a resolved model keeps.
 
-    A norm keeps its input and its output, which the next products take; the kernel of CPUs, put together of smaller
-    ones, keeps the input and what is multiplied by the weight in float32. Attention keeps rotated queries and
-    keys, values, its output and a float per query and head (Dao 2023, FlashAttention-2). The feed-forward layer keeps
-    gate, silu(gate), up and their product. Of logits there are never more than a chunk's.
+    A norm keeps its input, or in float32 on CPUs what its weight multiplies, and its output, which the next products
+    take; in 16 bits on CPUs, where it is put together of smaller kernels, input and product in float32. Attention keeps
+    rotated queries and keys, values, its output and a float per query and head (Dao 2023, FlashAttention-2). The
+    feed-forward layer keeps gate, silu(gate), up and their product. Of logits there are never more than a chunk's.
     """
     assert model.vocabulary_size is not None
     element, tokens = layout.element, layout.tokens
@@ -56,7 +56,10 @@ def activations(model: TransformerConfig, layout: Layout) -> Activations:
     if layout.sequence_ranks > 1:
         attention += element * queries  # attention's output, once by heads and once by tokens
     if model.query_key_norm:
-        attention += _norm(queries, layout) + _norm(keys, layout)
+        heads = model.heads + model.key_value_heads
+        on_cpu = (queries + keys + heads) * FLOAT  # what is rotated isn't kept
+        in_float32 = not layout.is_gpu and element == FLOAT
+        attention += on_cpu if in_float32 else _norm(queries, layout) + _norm(keys, layout)
     feed_forward = _experts(model, layout) if model.experts else element * 4 * hidden
     block = tokens * (2 * norm + attention + feed_forward)
     boundary = tokens * element * width
@@ -98,7 +101,7 @@ def _experts(model: TransformerConfig, layout: Layout) -> int:
 
 def _norm(width: int, layout: Layout) -> int:
     """Return the bytes a token keeps in a norm: input, output, and where kernels aren't fused, what is in between."""
-    if layout.is_gpu:
+    if layout.is_gpu or layout.element == FLOAT:
         return 2 * width * layout.element + FLOAT
     return 2 * FLOAT * width + width * layout.element + FLOAT
 
@@ -114,6 +117,6 @@ def _chunk(vocabulary: int, matrix: int, layout: Layout) -> int:
     chunks, last = -(-layout.tokens // rows), FLOAT * vocabulary * ((layout.tokens - 1) % rows + 1)
     widest = 3 * logits if chunks > 2 else max(2 * logits, logits + 2 * last if chunks == 2 else 0)
     if layout.element == FLOAT:
-        return widest
+        return widest if layout.is_gpu else logits  # a CPU does all in the memory of one chunk
     product = matrix * (layout.element + (0 if layout.is_gpu else FLOAT))
     return max(widest, product + logits + layout.element * rows * vocabulary)

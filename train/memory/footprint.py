@@ -225,6 +225,8 @@ class Gradients:
     @property
     def reduction(self) -> int:
         """Copies while the last gradients are reduced, at stage 2 with the rank's own part, taken out of the sum."""
+        if (self._zero.stage == 0 and self._ranks == 1) or self._in_place:
+            return 0
         flat = self._flat(with_alone=True)
         if self._zero.stage < 2:
             return flat
@@ -252,6 +254,12 @@ class Gradients:
         """A flattened bucket that gloo's thread still has: none, one or two were seen after several reductions."""
         several = self._ranks > 1 and self._zero.stage > 0 and not self._flushes_once
         return self._element * self._bucket if several and not self._layout.is_gpu else 0
+
+    @property
+    def _in_place(self) -> bool:
+        """Whether stage 1 sums gradients without a copy: see train/reduction.py."""
+        plain = self._element == FLOAT and not self._offloaded and not self._layout.is_gpu
+        return self._zero.stage == 1 and self._ranks > 1 and plain
 
     @property
     def _bucket(self) -> int:

@@ -5,14 +5,15 @@ Shape suffixes: B sequences, T tokens, S tokens attended to, H heads, K width of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from train.model.documents import Documents, flex_attention
-from train.model.layers import Linear
+from train.model.layers import Linear, RMSNorm
 
 if TYPE_CHECKING:
     from train.model.ragged_cache import RaggedCache
@@ -71,13 +72,38 @@ def rotary_table(positions: Tensor, head_width: int, theta: float) -> tuple[Tens
 
 def rotate(x_BHTK: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Turn queries or keys by their positions' angles."""
-    first, second = x_BHTK.chunk(2, dim=-1)
-    return x_BHTK * cosine + torch.cat((-second, first), dim=-1) * sine
+    if torch.compiler.is_compiling():
+        first, second = x_BHTK.chunk(2, dim=-1)
+        return x_BHTK * cosine + torch.cat((-second, first), dim=-1) * sine
+    return _Rotation.apply(x_BHTK, cosine, sine)
+
+
+class _Rotation(torch.autograd.Function):
+    """Half the passes over memory that the formula takes as it is written; its gradient turns back."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BHTK: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        return _turned(x_BHTK, cosine, sine)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        cosine, sine = ctx.saved_tensors
+        return _turned(gradient, cosine, -sine), None, None
+
+
+def _turned(x_BHTK: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    half = x_BHTK.shape[-1] // 2
+    turned = x_BHTK * cosine
+    turned[..., :half].addcmul_(x_BHTK[..., half:], sine[..., :half], value=-1)
+    turned[..., half:].addcmul_(x_BHTK[..., :half], sine[..., half:])
+    return turned
 
 
 class Attention(nn.Module):
     """One layer's attention. With `cache`, attends also to the tokens that came before.
 
+    `within_documents` takes the place of `attend_within_documents` where that can't be part of a compiled graph.
     Where sequences are `shared`, it has a part of each, and attends to all of it; with a cache it has them whole.
     """
 
@@ -90,8 +116,9 @@ class Attention(nn.Module):
         self.key = Linear(config.width, key_width, bias=config.attention_bias)
         self.value = Linear(config.width, key_width, bias=config.attention_bias)
         self.output = Linear(query_width, config.width, bias=config.attention_output_bias)
-        self.query_norm = nn.RMSNorm(self.head_width, eps=config.norm_epsilon) if config.query_key_norm else None
-        self.key_norm = nn.RMSNorm(self.head_width, eps=config.norm_epsilon) if config.query_key_norm else None
+        self.query_norm = RMSNorm(self.head_width, eps=config.norm_epsilon) if config.query_key_norm else None
+        self.key_norm = RMSNorm(self.head_width, eps=config.norm_epsilon) if config.query_key_norm else None
+        self.within_documents: Callable[..., Tensor] | None = None
         self.shared: SharedSequence | None = None
 
     def forward(
@@ -113,13 +140,21 @@ class Attention(nn.Module):
             key, value = cache.extend(self.layer, key, value)
         if shared is not None:
             query, key, value = shared.by_heads(query, key, value)
-        if documents is None:
-            attended = attend(query, key, value, None if cache is None or tokens > 1 else cache.mask)
+        if documents is not None:
+            attended = (self.within_documents or attend_within_documents)(query, key, value, documents)
+        elif cache is None:
+            attended = attend_to_earlier(query, key, value)
         else:
-            attended = attend_within_documents(query, key, value, documents)
+            attended = attend(query, key, value, None if tokens > 1 else cache.mask)
         if shared is not None:
             attended = shared.by_tokens(attended)
         return self.output(attended.transpose(1, 2).reshape(sequences, tokens, -1))
+
+
+def attend_to_earlier(query_BHTK: Tensor, key_BHTK: Tensor, value_BHTK: Tensor) -> Tensor:
+    """Causal attention of all positions of a sequence."""
+    grouped = query_BHTK.shape[1] != key_BHTK.shape[1]
+    return scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK, is_causal=True, enable_gqa=grouped)
 
 
 def attend(query_BHTK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -159,7 +194,7 @@ def attend_within_documents(query_BHTK: Tensor, key_BHTK: Tensor, value_BHTK: Te
     for count, length in layout.groups:
         here = slice(start, start := start + count * length)
         group = (x[here].unflatten(0, (count, length)).transpose(1, 2) for x in (query, key, value))
-        parts.append(attend(*group).transpose(1, 2).flatten(0, 1))
+        parts.append(attend_to_earlier(*group).transpose(1, 2).flatten(0, 1))
     attended = torch.cat(parts) if len(parts) > 1 else parts[0]
     if layout.order is not None:
         attended = attended.index_select(0, layout.back)

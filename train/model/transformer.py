@@ -20,7 +20,7 @@ from train.model.cross_entropy import linear_cross_entropy
 from train.model.documents import DocumentEnds, Documents, lay_out
 from train.model.experts import MixtureOfExperts, Routed, RouterTally, with_loss_beside
 from train.model.feed_forward import FeedForward
-from train.model.layers import Embedding
+from train.model.layers import Embedding, RMSNorm
 from train.model.ragged_cache import RaggedCache
 from train.model.recomputation import BLOCKS, recomputation
 from train.model.shared_sequence import SharedSequence
@@ -152,9 +152,9 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        self.attention_norm = RMSNorm(config.width, eps=config.norm_epsilon)
         self.attention = Attention(config, layer)
-        self.feed_forward_norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        self.feed_forward_norm = RMSNorm(config.width, eps=config.norm_epsilon)
         self.feed_forward = MixtureOfExperts(config) if config.experts else FeedForward(config)
 
     def forward(
@@ -205,7 +205,7 @@ class Transformer(nn.Module):
         self.shared: SharedSequence | None = None
         self.embedding = Embedding(config.vocabulary_size, config.width)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        self.norm = RMSNorm(config.width, eps=config.norm_epsilon)
         self.head = Head(config)
         if config.tied_embeddings:
             self.head.weight = cast(nn.Parameter, self.embedding.weight)

@@ -92,6 +92,12 @@ class RunRecord(AbstractContextManager):
             self._tracker.log(row["step"], row)
             self._display.update(row)
 
+    def compiled(self, step: int, seconds: float) -> None:
+        """Record what compiling took, in the first step."""
+        if self._world.is_main:
+            self._recorder.event("compiled", step, seconds=round(seconds, 2))
+            self._display.note(f"compiled in {seconds:.1f} s; what was compiled before is taken from the cache")
+
     def left_out(self, step: int, shard: LeftOut) -> None:
         """Record that from a step on nothing is learnt from a shard."""
         if self._world.is_main:

@@ -1,0 +1,249 @@
+"""`python -m benchmarks.training DATASET [--sizes nano,30m,120m] [--ranks 1,2] [--contestants …] [--rounds 5]`
+
+One step of training at a time, our trainer's beside the same model's in a plain PyTorch loop, under Transformers'
+`Trainer` and in litgpt; on two processes DDP and FSDP2 too. All stand ready in processes of their own and take turns,
+so that a machine whose speed drifts is fair to all; ratios are to the plain loop, round by round. MFU is against the
+float32 matrix product measured at the start. The parts of a step are of a round of their own. `--contestants` is a list
+such as plain,ours:zero=1+compile=true,plain:env.NAME=1. A peer that isn't installed is left out; `--peers FOLDER` looks
+there as well: `pip install --no-deps --target FOLDER litgpt lightning lightning-utilities torchmetrics jsonargparse
+typeshed-client docstring-parser`.
+
+What was tried on two AVX-512 cores, forward and backward on 2,048 tokens of width 384 with a vocabulary of 32,768:
+
+- kept: the loss in the memory of its last chunk (the product that makes 512 rows of logits takes 90 ms, in fresh memory
+  121); log_softmax and exp in place (24 ms for those rows) where logsumexp came before (72); a norm with a gradient of
+  its own (2.4 ms for 5.4); a rotation in half the passes (2.6 ms for 4.9); clipping in the update's own pass, and none
+  of what is short enough; no copy of all gradients on one process; stage 1 without flat copies on CPUs.
+- without gain: the loss in blocks of 4 to 16 rows that fit the cache (1,395 to 1,416 ms for 1,368); chunks of 2^24
+  logits (1,289 ms for 1,276 at 2^23; 1,300 at 2^22, 1,566 at 2^21); a gradient of our own for SwiGLU (8.0 ms for 8.0);
+  THP_MEM_ALLOC_ENABLE=1 (at 30m 556 tokens/s for 551); compile=true on a CPU (553 for 551, with 8 % less memory).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.contestants import Setup
+from train.hardware import measured_peak
+from train.profile.parts import PARTS
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model, and steps of it: sequences of each rank, and steps in a round."""
+
+    model: str
+    vocabulary: int
+    length: int
+    sequences: int
+    steps: int
+
+
+SIZES = {
+    "nano": Size("nano", 4096, 256, 4, 10),
+    "30m": Size("small_30m", 32768, 512, 4, 1),
+    "120m": Size("gpt2_124m", 50304, 512, 2, 1),
+}
+STAGES = [f"ours:zero={stage}" for stage in range(4)]
+CONTESTANTS = {
+    1: ["plain", "transformers", "litgpt", *STAGES],
+    2: ["plain", "fsdp2", "transformers", "litgpt", *STAGES],
+}
+WARM_UP_ROUNDS = 1
+
+
+class Running:
+    """A contestant in its processes."""
+
+    def __init__(self, name: str, size: Size, ranks: int, dataset: Path, peers: str | None):
+        contestant, _, told = name.partition(":")
+        settings = [each for each in told.split("+") if each and not each.startswith("env.")]
+        variables = dict(each[4:].split("=", 1) for each in told.split("+") if each.startswith("env."))
+        setup = Setup(
+            contestant,
+            settings,
+            size.model,
+            size.vocabulary,
+            size.length,
+            size.sequences,
+            str(dataset),
+            peers,
+        )
+        self.name, self.log = name, tempfile.TemporaryFile("w+")  # noqa: SIM115, it lasts as long as the processes
+        together: dict[str, str] = {}
+        if ranks > 1:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+                together |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.contestants", json.dumps(asdict(setup))],
+                env=os.environ
+                | variables
+                | together
+                | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.log,
+                text=True,
+            )
+            for rank in range(ranks)
+        ]
+
+    def wait(self) -> None:
+        """Wait until it stands ready. Raises ChildProcessError: it ended instead."""
+        told = self._answers()[0]
+        self.flops_per_token, self.threads = told["flops_per_token"], told["threads"] * len(self.processes)
+
+    def ask(self, **what: Any) -> list[dict[str, Any]]:
+        """Return what each rank answers."""
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(what) + "\n")
+            process.stdin.flush()
+        return self._answers()
+
+    def _answers(self) -> list[dict[str, Any]]:
+        lines = [process.stdout.readline() for process in self.processes if process.stdout]
+        if not all(lines):
+            self.log.seek(0)
+            raise ChildProcessError(self.log.read()[-3000:])
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@dataclass
+class Row:
+    """What a contestant came to.
+
+    Args:
+        rates: tokens per second of all ranks, round by round.
+        memory: the most bytes that a process held.
+        parts: seconds of a step.
+        saving: seconds of a checkpoint.
+        threads: of all ranks.
+    """
+
+    name: str
+    rates: list[float]
+    memory: int
+    parts: dict[str, float]
+    saving: float
+    flops_per_token: float
+    threads: int
+
+
+def measure(
+    names: list[str], size: Size, ranks: int, dataset: Path, rounds: int, peers: str | None, saving: bool
+) -> Iterator[Row | str]:
+    """Yield a row of each contestant, or why there is none."""
+    running = [Running(name, size, ranks, dataset, peers) for name in names]
+    try:
+        for each in list(running):
+            try:
+                each.wait()
+            except ChildProcessError as error:
+                running.remove(each)
+                each.close()
+                yield f"{each.name} is left out: {(str(error).strip() or 'it ended').splitlines()[-1]}"
+        rates: dict[str, list[float]] = {each.name: [] for each in running}
+        tokens = size.sequences * ranks * size.length * size.steps
+        for number in range(-WARM_UP_ROUNDS, rounds):
+            for each in running:
+                slowest = max(answer["seconds"] for answer in each.ask(steps=size.steps))
+                if number >= 0:
+                    rates[each.name].append(tokens / slowest)
+            latest = ", ".join(f"{name} {told[-1]:,.0f}" for name, told in rates.items() if told)
+            print(f"round {max(0, number + 1)} of {rounds}: {latest}", file=sys.stderr, flush=True)
+        for each in running:
+            memory = max(answer["memory"] for answer in each.ask(steps=0))
+            parts = each.ask(steps=size.steps, parts=True)[0]["parts"]
+            seconds = float("nan")
+            if saving:
+                with tempfile.TemporaryDirectory() as folder:
+                    seconds = max(answer["seconds"] for answer in each.ask(save=folder))
+            parts = {part: time / size.steps for part, time in parts.items()}
+            yield Row(each.name, rates[each.name], memory, parts, seconds, each.flops_per_token, each.threads)
+    finally:
+        for each in running:
+            each.close()
+
+
+def training_lines(
+    dataset: Path,
+    sizes: list[str] | None = None,
+    ranks: list[int] | None = None,
+    contestants: list[str] | None = None,
+    rounds: int = 5,
+    peers: str | None = None,
+    saving: bool = True,
+) -> Iterator[str]:
+    """Compare contestants at some sizes on some numbers of processes."""
+    peak = measured_peak(torch.float32, 1024, 1.0) / torch.get_num_threads()
+    yield f"float32 matrix product: {peak / 1e9:.0f} GFLOP/s a thread"
+    for count in ranks or [1, 2]:
+        for name in sizes or list(SIZES):
+            size, of_plain = SIZES[name], None
+            tokens = size.sequences * count * size.length
+            yield f"\n{name}, {count} processes, T {size.length}, {tokens:,} tokens a step"
+            yield _line(["", "tokens/s", "ratio", "(range)", "MFU", "MB", *(f"{part} ms" for part in PARTS), "save s"])
+            for row in measure(contestants or CONTESTANTS[count], size, count, dataset, rounds, peers, saving):
+                if isinstance(row, str):
+                    yield row
+                    continue
+                of_plain = of_plain or row.rates
+                ratios = [mine / plain for mine, plain in zip(row.rates, of_plain)]
+                rate = statistics.median(row.rates)
+                yield _line(
+                    [
+                        row.name,
+                        f"{rate:,.0f}",
+                        f"{statistics.median(ratios):.3f}",
+                        f"{min(ratios):.2f}–{max(ratios):.2f}",
+                        f"{100 * row.flops_per_token * rate / (peak * row.threads):.0f} %",
+                        f"{row.memory / 1e6:,.0f}",
+                        *(f"{1000 * row.parts[part]:,.1f}" for part in PARTS),
+                        f"{row.saving:.1f}",
+                    ]
+                )
+
+
+def _line(cells: list[str]) -> str:
+    return f"{cells[0]:<28}" + "".join(f"{cell:>{max(9, len(cell) + 1)}}" for cell in cells[1:])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--sizes", type=lambda text: text.split(","))
+    parser.add_argument("--ranks", type=lambda text: [int(count) for count in text.split(",")])
+    parser.add_argument("--contestants", type=lambda text: text.split(","))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers")
+    parser.add_argument("--no-saving", dest="saving", action="store_false")
+    asked = parser.parse_args()
+    for line in training_lines(**vars(asked)):
+        print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
