@@ -41,7 +41,7 @@ test: $(READY)
 soak: $(READY)
 	HEADRACE_SOAK=25 $(BIN)/python -m pytest tests/system tests/data_pipeline/test_order.py \
 		tests/data_pipeline/test_store.py tests/data_pipeline/preparation/slurm tests/train/telemetry \
-		tests/train/checkpoint/test_faults.py tests/train/serve
+		tests/train/checkpoint/test_faults.py tests/train/serve tests/train/test_compilation.py
 
 DATASET ?= datasets/python_docs
 bench: $(READY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
@@ -75,6 +75,8 @@ def check_run(run: RunFolder, composed: Composed[TrainConfig]) -> None:
         raise Failure(
             f"{path} can't be read ({' '.join(str(error).split())}): restore it, or move {run.path} away"
         ) from None
+    # A setting that there wasn't yet when the run began was what it now is by default.
+    before = {key: value for key, value in deciding(asdict(TrainConfig())).items() if key in now} | before
     differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     changes = [f"{key} was {before.get(key)} and is {now.get(key)}" for key in differing]
     if before_data != run.dataset_fingerprint:

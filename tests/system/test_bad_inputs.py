@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import python, run_command
 from small_runs import SETTINGS, assert_one_line, copied, the_line, train_command
 
@@ -177,6 +178,19 @@ def test_another_runs_folder_is_never_gone_on_in(headrace, undisturbed, small_da
     assert code == 2
     assert "belongs to another run" in the_line(error) and expected in error
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on_with_its_default_alone(
+    headrace, undisturbed, small_dataset, tmp_path
+):
+    path = copied(undisturbed(1), tmp_path, 2) / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    del settings["ema"], settings["model"]["experts"]
+    path.write_text(yaml.safe_dump(settings))
+    command = ("train", f"data.path={small_dataset}", "run.name=run", *SETTINGS, "--dry-run")
+    assert headrace(*command)[0] == 0
+    code, error = headrace(*command, "ema.decay=0.9")
+    assert code == 2 and "ema.decay was 0.0 and is 0.9" in the_line(error)
 
 
 def test_a_run_does_not_go_on_with_other_data_at_the_same_path(headrace, undisturbed, tmp_path):

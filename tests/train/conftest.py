@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from commands import run_command, torchrun
 from engine_runs import OBJECTIVES
+from soak import soaking
 
 STAGES = range(4)
 Results = dict[str, dict[str, Any]]
@@ -152,7 +153,7 @@ def alone(folder: Path) -> list[dict[str, Any]]:
         *skipping(folder, 1),
         {"name": "offload 3", "stage": 3, "zero": {"offload_optimizer": True, "offload_parameters": True}},
         {"name": "micro 8", "micro": 8},
-        *compiled(0, 3),
+        *compiled(*((0, 3) if soaking() else (3,))),
         *tuned(),
         *adapted(folder, 1),
         *routed(folder, 1),
@@ -172,7 +173,7 @@ def together(folder: Path) -> list[dict[str, Any]]:
         *corrupted(),
         *tuned(),
         *adapted(folder, 2),
-        *compiled(1),
+        *(compiled(1) if soaking() else []),
         *routed(folder, 2),
         *shared(folder),
         {"name": "growing offload 2", "stage": 2, "half_until": 5, "zero": {"offload_optimizer": True}},

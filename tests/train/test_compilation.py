@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from small_models import SMALL, drawn_model
+from soak import long
 
 from data_pipeline.foundation.errors import UserError
 from train.compilation import check_compile, check_compiler, compile_blocks, compile_seconds
@@ -66,7 +67,10 @@ def test_one_compilation_serves_all_blocks_and_lengths_and_recomputes(documents)
 
 
 @needs_compiler
-@pytest.mark.parametrize(("plan", "ranks"), [("compiled 0", 1), ("compiled 3", 1), ("compiled 1", 2)])
+@pytest.mark.parametrize(
+    ("plan", "ranks"),
+    [pytest.param("compiled 0", 1, marks=long), ("compiled 3", 1), pytest.param("compiled 1", 2, marks=long)],
+)
 def test_with_zero_it_learns_what_uncompiled_training_does(trainings, plan, ranks):
     stage = plan.split()[1]
     compiled = trainings.losses(ranks, plan)
