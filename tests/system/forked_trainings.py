@@ -20,6 +20,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,8 @@ def become_rank(job: dict[str, Any], rank: int, pids: mmap.mmap, port: int) -> N
         code = VERB.main(job["arguments"])
         if "modules" in job:
             Path(job["modules"]).write_text(json.dumps(list(sys.modules)))
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -47,7 +47,7 @@ def main() -> None:
     plan = plan_batch(BatchConfig(SEQUENCES, 2), 1)
     engine = Engine(MODEL, SEED, world, plan, ZeroConfig(), PrecisionConfig(), OPTIMIZER)
     objective = build_objective(ObjectiveConfig(), False)
-    engine.train_step(my_batches(1, world, TrainingPlan("")), objective, rate(1), lambda *told: None)
+    engine.train_step(my_batches(1, engine.place, TrainingPlan("")), objective, rate(1), lambda *told: None)
     (disk / "tokenizer").symlink_to(folder / "tokenizer")
     writer = writer_into(str(disk / "checkpoints"), engine)
     before = free(disk)

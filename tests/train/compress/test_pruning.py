@@ -128,7 +128,7 @@ def test_block_influence_is_one_minus_the_mean_cosine():
     model, text = small_model(), calibration(sequences=2)
     seen = []
     for block in model.blocks:
-        block.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+        block.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output[0])))
     found = measure_importance(model, text).blocks
     expected = []
     for given_, put_out in seen[:4]:
