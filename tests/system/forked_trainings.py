@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 JOB_SECONDS = 180.0
-LAST_WORDS_SECONDS = 2.0
+LAST_WORDS_SECONDS = 5.0
 """So long the other ranks of a dead one may go on, as under a launcher."""
 
 
