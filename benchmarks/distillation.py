@@ -8,10 +8,11 @@ student without one lacks in bits per byte; what is told is the share of it that
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from benchmarks.commands import headrace
 
 ALIKE = (
     "model=nano",
@@ -39,8 +40,7 @@ def distillation_lines(dataset: Path, runs: Path, steps: int = 450) -> Iterator[
         "taught": (f"steps={steps}", *STUDENT, *taught),
     }.items():
         where = (f"data.path={dataset}", f"run.root={runs}", f"run.name={name}")
-        command = [sys.executable, "-m", "launch.command", "train", *where, *ALIKE, *settings]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        headrace("train", *where, *ALIKE, *settings)
         summary = json.loads((runs / name / "summary.json").read_bytes())
         measured[name] = summary["bits_per_byte"]
         yield f"{name}: {summary['model']['parameters']:,} parameters, {measured[name]:.4f} bits per byte"

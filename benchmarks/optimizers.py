@@ -8,14 +8,15 @@ left out), go on there, and `headrace report` lays them side by side.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.commands import headrace
+from train.telemetry.recorder import read_lines
 
 KINDS = ("adamw", "muon")
 RATES = (0.002, 0.005, 0.0125)
@@ -57,7 +58,7 @@ class Curve:
 
 def curve_of(run: Path) -> Curve:
     """Read the validation losses out of a run's metrics; steps that a kill had repeated count once."""
-    rows = {row["step"]: row for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())}
+    rows = {row["step"]: row for row in read_lines(run / "metrics.jsonl")}
     steps = sorted(rows)
     seconds = np.cumsum([rows[step]["step_seconds"] for step in steps])
     measured = [number for number, step in enumerate(steps) if rows[step].get("validation_loss") is not None]
@@ -70,8 +71,7 @@ def trained(dataset: Path, runs: Path, steps: int, settings: Sequence[str], kind
     own = (f"optimizer={kind}", f"optimizer.learning_rate={rate}", f"seed={seed}", f"steps={steps}")
     where = (f"data.path={dataset}", f"run.root={runs}", f"run.name={name}")
     every = f"validation.every={max(1, steps // POINTS)}"
-    command = [sys.executable, "-m", "launch.command", "train", *where, *own, every, *ALIKE, *settings]
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    headrace("train", *where, *own, every, *ALIKE, *settings)
     return curve_of(runs / name)
 
 

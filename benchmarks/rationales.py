@@ -11,13 +11,13 @@ there.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.commands import headrace
 from train.study.accuracy import RESAMPLES, accuracy_of, solve
 from train.study.chain_of_thought import TEST_SEED
 from train.study.problems import ENDS_STEPS, draw_problems
@@ -47,7 +47,7 @@ def rationales_lines(teacher: Path, folder: Path, steps: int = 500) -> Iterator[
     problems = draw_problems("chain", ASKED, ASKED_SEED, held_out=False)
     asked.write_text("".join(f"{json.dumps({'prompt': each.question, 'answer': each.answer})}\n" for each in problems))
     if not own.exists():
-        _headrace("generate", f"source={teacher}", f"prompts={asked}", f"output={own}", *RIGHT, "at_once=256")
+        headrace("generate", f"source={teacher}", f"prompts={asked}", f"output={own}", *RIGHT, "at_once=256")
     samples = [json.loads(line) for line in own.read_text().splitlines()]
     alone = [{"prompt": each["prompt"], "completion": each["answer"]} for each in samples]
     (folder / "answers.jsonl").write_text("".join(json.dumps(each) + "\n" for each in alone))
@@ -57,9 +57,9 @@ def rationales_lines(teacher: Path, folder: Path, steps: int = 500) -> Iterator[
     for name in ("steps", "answers"):
         dataset, tokenizer = folder / f"data-{name}", next(teacher.glob("checkpoints/*/tokenizer/tokenizer.json"))
         reads = ("corpus=samples", f"corpus.paths=['{folder / name}.jsonl']", "tokenizer=file")
-        _headrace("prepare", *reads, f"tokenizer.path={tokenizer}", f"output={dataset}", *AS_THEY_ARE)
+        headrace("prepare", *reads, f"tokenizer.path={tokenizer}", f"output={dataset}", *AS_THEY_ARE)
         where = (f"data.path={dataset}", f"run.root={folder}", f"run.name={name}", f"steps={steps}")
-        _headrace("train", *STUDENT, *where, "cluster.threads=1")
+        headrace("train", *STUDENT, *where, "cluster.threads=1")
         solved[name] = solve(folder / name, tested)
         found = accuracy_of(solved[name])
         yield f"  student of {name}: {found.share:.1%} ({found.low:.1%} to {found.high:.1%}) of {found.problems}"
@@ -67,10 +67,6 @@ def rationales_lines(teacher: Path, folder: Path, steps: int = 500) -> Iterator[
     draws = np.random.default_rng(0).integers(0, TESTED, (RESAMPLES, TESTED))
     low, high = np.quantile(gains[draws].mean(axis=1), (0.025, 0.975))
     yield f"  gain: {gains.mean():.1%} ({low:.1%} to {high:.1%})"
-
-
-def _headrace(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "launch.command", *arguments], check=True, stderr=subprocess.DEVNULL)
 
 
 def main() -> int:

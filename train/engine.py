@@ -33,7 +33,7 @@ from train.optimizer import OptimizerConfig, build_optimizer, by_role, shapes_of
 from train.parallel import ParallelConfig
 from train.place import find_place
 from train.precision import DTYPES, PrecisionConfig
-from train.reduction import reduce_in_place
+from train.reduction import reduce_in_place, sums_in_place
 from train.stragglers import DeviceClock
 from train.update import Update
 
@@ -134,8 +134,8 @@ class Engine:
         if world.size == 1 and zero.stage == 0:
             # Nobody to sum with: DeepSpeed would copy all gradients into one flat tensor and back.
             self.deepspeed.enable_backward_allreduce = False
-        plain_sum = precision.kind == "fp32" and not zero.offload_optimizer and not passed_through
-        if world.size > 1 and zero.stage == 1 and world.device.type == "cpu" and plain_sum:
+        is_gpu, is_fp32 = world.device.type != "cpu", precision.kind == "fp32"
+        if sums_in_place(zero, world.size, is_gpu, is_fp32) and not passed_through:
             reduce_in_place(self.deepspeed.optimizer)
         if compiled:
             compile_blocks(self.module)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from train.moments import state_of
+
 CHUNK_ELEMENTS = 1 << 20
 """That are worked on at once: the direction is the only copy that is needed, and stays small."""
 
@@ -40,10 +42,7 @@ class Lion(torch.optim.Optimizer):
         return ("exp_avg",)
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        state = state_of(self, parameter, self.kinds_of(parameter))
         state["step"] += 1
         direction_beta, average_beta = group["betas"]
         flat = (each.view(-1).split(CHUNK_ELEMENTS) for each in (parameter, gradient, state["exp_avg"]))

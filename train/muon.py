@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from train.moments import state_of
+
 if TYPE_CHECKING:
     from train.matrix_exchange import Matrices
 
@@ -64,7 +66,7 @@ class Muon(torch.optim.Optimizer):
         for parameter in parameters:
             gradient = parameter.grad
             assert gradient is not None
-            state = self._state(parameter, ("exp_avg",))
+            state = state_of(self, parameter, ("exp_avg",))
             state["step"] += 1
             average = state["exp_avg"].mul_(group["momentum"]).add_(gradient)
             update = gradient.add_(average, alpha=group["momentum"])
@@ -75,7 +77,7 @@ class Muon(torch.optim.Optimizer):
             parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
 
     def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        states = [self._state(parameter, ("exp_avg", "exp_avg_sq")) for parameter in parameters]
+        states = [state_of(self, parameter, ("exp_avg", "exp_avg_sq")) for parameter in parameters]
         if not parameters:
             return
         torch._fused_adamw_(
@@ -93,13 +95,6 @@ class Muon(torch.optim.Optimizer):
             amsgrad=False,
             maximize=False,
         )
-
-    def _state(self, parameter: Tensor, kinds: tuple[str, ...]) -> dict[str, Tensor]:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state |= {kind: torch.zeros_like(parameter, memory_format=torch.preserve_format) for kind in kinds}
-        return state
 
 
 def orthogonal_update(matrix: Tensor) -> Tensor:

@@ -12,6 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from train.deepspeed_settings import ZeroConfig
+
+
+def sums_in_place(zero: ZeroConfig, ranks: int, is_gpu: bool, is_fp32: bool) -> bool:
+    """Return whether gradients are summed so: by several ranks at stage 1, in float32, on CPUs, nothing offloaded."""
+    return zero.stage == 1 and ranks > 1 and is_fp32 and not is_gpu and not zero.offload_optimizer
+
 
 def reduce_in_place(optimizer: Any) -> None:
     """Let DeepSpeed's optimizer of stage 1 sum gradients in place; of the sums it reads only its own partition's."""

@@ -15,6 +15,7 @@ from train.memory.activations import Activations, activations
 from train.memory.layout import Layout
 from train.memory.sizes import ParameterSizes, parameter_sizes
 from train.model.transformer import TransformerConfig
+from train.reduction import sums_in_place
 
 FLOAT = 4
 PLAIN_BUCKET = 500_000_000
@@ -258,8 +259,7 @@ class Gradients:
     @property
     def _in_place(self) -> bool:
         """Whether stage 1 sums gradients without a copy: see train/reduction.py."""
-        plain = self._element == FLOAT and not self._offloaded and not self._layout.is_gpu
-        return self._zero.stage == 1 and self._ranks > 1 and plain
+        return sums_in_place(self._zero, self._ranks, self._layout.is_gpu, self._element == FLOAT)
 
     @property
     def _bucket(self) -> int:
