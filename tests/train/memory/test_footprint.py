@@ -163,6 +163,8 @@ CASES = [
     Case("tied", 1, False, micro=1, length=32, bucket=WHOLE, optimizer="lion"),
     Case("grouped", 0, activation_checkpointing=True, length=512, micro=4, bucket=WHOLE, recomputed="cheap"),
     Case("experts", 1, activation_checkpointing=False, bucket=WHOLE),
+    *(Case("grouped", 0, again, length=128, tensor=2) for again in (False, True)),
+    Case("experts", 0, activation_checkpointing=False, tensor=2),
 ]
 
 
