@@ -174,6 +174,8 @@ def alone(folder: Path) -> list[dict[str, Any]]:
         *adapted(folder, 1),
         *routed(folder, 1),
         {"name": "odd", "steps": 8, "model": ODD},
+        {"name": "odd recomputed 3", "stage": 3, "steps": 8, "model": ODD, "activation_checkpointing": True,
+         "recomputed": "cheap"},
         {"name": "documents", "steps": 8, "objective": {"kind": "sft"}},
         full_disk(folder, 1),
     ]  # fmt: skip

@@ -77,7 +77,7 @@ class Plan:
         start: checkpoint whose weights are begun with.
         experts: the model is the one with experts.
         sequence: ranks that share each sequence.
-        tensor: ranks that split each block.
+        tensor: ranks that split each block; at the end a whole copy of the model is compared with them.
         half_until: up to this step the batch has its first 4 alone.
         save_at: per step, the folder of checkpoints that one is written into.
         background_at: per step, the folder that a checkpoint is written into while training goes on.
@@ -237,10 +237,22 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
         result["published"]["end"] = published.name
     if plan.break_off:
         result["broken off"] = broken_off(writer_into(plan.break_off, engine, background=True), engine, plan.steps)
+    if plan.tensor > 1:
+        result["whole copy"] = of_whole_copy(engine)
     if plan.corrupted:
         result["corruption"] = found_corruption(engine, plan.corrupted)
     engine.close()
     return result
+
+
+def of_whole_copy(engine: Engine) -> list[float]:
+    """Return the summed loss of a batch by the ranks together, and by a copy of the model that this one has whole."""
+    tokens, targets = whole_batch(1)
+    batch = Batch(tokens, targets, [[LENGTH]] * SEQUENCES, range(SEQUENCES))
+    with engine.evaluating():
+        together = engine.held_out(batch, build_objective(ObjectiveConfig(), False))["loss"]
+    with engine.whole() as model:
+        return [together, float(model(tokens, targets))]
 
 
 def broken_off(writer: CheckpointWriter, engine: Engine, step: int) -> list[str]:

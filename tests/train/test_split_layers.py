@@ -14,6 +14,7 @@ from test_engine import plain_training
 from data_pipeline.foundation.errors import UserError
 from train.checkpoint.load import load_transformer
 from train.checkpoint.state_file import StateFile
+from train.model.initialisation import initialise_weights
 from train.model.split_layers import SplitLayers, split_axis
 from train.model.transformer import Transformer
 from train.parallel import ParallelConfig, check_parallel, check_split
@@ -109,6 +110,12 @@ def test_a_checkpoint_has_every_element_once_and_whole_shapes(trainings):
         assert {counted[f"{name}/{kind}"] for kind in ("master", "exp_avg", "exp_avg_sq")} == {parameter.numel()}
 
 
+@pytest.mark.parametrize("name", ["split 0", "split 3", "split experts 3", "split odd"])
+def test_a_whole_copy_computes_what_the_ranks_do_together(trainings, name):
+    together, whole = trainings.by_ranks[2][name]["whole copy"]
+    assert whole == pytest.approx(together, rel=1e-5)
+
+
 def test_a_corrupted_copy_of_what_is_whole_on_all_is_found(trainings):
     assert "different copies of norm.weight/master" in trainings.by_ranks[2]["split corrupted"]["corruption"]
 
@@ -116,6 +123,7 @@ def test_a_corrupted_copy_of_what_is_whole_on_all_is_found(trainings):
 @pytest.mark.parametrize("config", [MODEL, EXPERTS])
 def test_parts_make_up_the_whole(config):
     whole = Transformer(config)
+    initialise_weights(whole, config, 0)
     for number in range(2):
         split = SplitLayers(None, number, 2)
         for (name, one), part in zip(whole.named_parameters(), Transformer(config, split).parameters()):

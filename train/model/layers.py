@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from train.model.split_layers import SplitLayers
@@ -26,10 +26,13 @@ class Linear(nn.Linear):
         self.split: SplitLayers | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        # By this name, which DeepSpeed gives to a function of its own at stage 3.
+        output = functional.linear(x, self.weight if self.view is None else self.view(self.weight))
         if self.split is not None:
-            output = self.split.summed(linear(x, self.weight))
-            return output if self.bias is None else output + self.bias
-        output = super().forward(x) if self.view is None else linear(x, self.view(self.weight), self.bias)
+            output = self.split.summed(output)
+        if self.bias is not None:
+            # That function would add it in place to the product, which recomputation may have kept, and again then.
+            output = output + self.bias
         return output if self.adapter is None else output + self.adapter(x)
 
     def reset_parameters(self) -> None:
@@ -63,7 +66,7 @@ class RMSNorm(nn.RMSNorm):
         is_ours = x.device.type == "cpu" and x.dtype == torch.float32 and self.weight.dtype == torch.float32
         if is_ours and not torch.compiler.is_compiling():
             return _RootMeanSquare.apply(x, weight, self.eps)
-        return rms_norm(x, self.normalized_shape, weight, self.eps)
+        return functional.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
 class _RootMeanSquare(torch.autograd.Function):
