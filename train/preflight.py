@@ -19,6 +19,7 @@ from data_pipeline.packing import CONCATENATE
 from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
 from train.deepspeed_settings import ZeroConfig, run_as
+from train.float8 import check_float8_tokens
 from train.frozen import Frozen, find_frozen
 from train.memory.footprint import Footprint, footprint
 from train.memory.layout import Layout
@@ -138,12 +139,10 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     check_quantization(config.quantization, config.lora.rank, model)
     _check_experts(config, model)
     check_shares(config.parallel, model, sorted({segment.length for segment in segments}))
-    if start and start.pruning and (config.lora.rank or config.optimizer.kind == "muon"):
-        filling = f"lora.rank={config.lora.rank}" if config.lora.rank else f"optimizer={config.optimizer.kind}"
-        raise UserError(
-            f"start_from={config.start_from} is pruned, and {filling} would fill its zeros: train all weights by "
-            "optimizer=adamw or lion"
-        )
+    if start and start.pruning:
+        _check_zeros(config)
+    if config.precision.kind == "fp8":
+        check_float8_tokens(batch.micro, [segment.length for segment in segments])
     check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name, config.data.packing)
     frozen = find_frozen(config, model, run, data.tokenizer, data.name)
     if frozen:
@@ -180,6 +179,20 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
         start=start,
         frozen=frozen,
     )
+
+
+def _check_zeros(config: TrainConfig) -> None:
+    """Refuse what would fill the zeros of a pruned start."""
+    filling = {
+        f"lora.rank={config.lora.rank}": config.lora.rank,
+        f"optimizer={config.optimizer.kind}": config.optimizer.kind == "muon",
+        f"precision={config.precision.kind}": config.precision.kind == "fp8",
+    }
+    if there := [setting for setting, is_there in filling.items() if is_there]:
+        raise UserError(
+            f"start_from={config.start_from} is pruned, and {there[0]} would fill its zeros: train all weights by "
+            "optimizer=adamw or lion, in bf16 or fp32"
+        )
 
 
 def _check_experts(config: TrainConfig, model: TransformerConfig) -> None:

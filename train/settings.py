@@ -14,6 +14,7 @@ from train.compilation import check_compile
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
 from train.distributed import ClusterConfig
 from train.ema import EmaConfig, check_ema
+from train.float8 import check_float8
 from train.guard import GuardConfig, check_guard
 from train.model.adapters import LoraConfig, check_lora
 from train.model.compressible import QuantizationAwareConfig, check_quantization
@@ -169,6 +170,10 @@ def check_settings(config: TrainConfig) -> None:
     check_guard(config.guard)
     check_zero(config.zero, config.precision, config.deepspeed)
     check_passed_through(config.deepspeed)
+    if config.precision.kind == "fp8":
+        whole_blocks = config.activation_checkpointing and config.recomputed == BLOCKS
+        others = {"lora.rank": config.lora.rank, "quantization.bits": config.quantization.bits}
+        check_float8(config.zero.stage, whole_blocks, {key: value for key, value in others.items() if value})
     check_data(config.data)
     longest = max(segment.length for segment in plan_run(config))
     if longest > config.model.maximum_length:
