@@ -202,7 +202,7 @@ def _check_experts(config: TrainConfig, model: TransformerConfig) -> None:
         f"quantization.bits={config.quantization.bits}": config.quantization.bits is not None,
         f"optimizer={config.optimizer.kind}": config.optimizer.kind == "muon",
         f"optimizer.base_width={config.optimizer.base_width}": config.optimizer.base_width is not None,
-        f"recomputed={config.recomputed}": config.activation_checkpointing and config.recomputed != BLOCKS,
+        f"recomputed={config.recomputed}": config.activation_checkpointing and config.recomputed == CHEAP,
     }
     if model.experts and (there := [setting for setting, is_there in asked.items() if is_there]):
         raise UserError(f"{there[0]} knows single matrices alone, and model.experts={model.experts} are stacked")

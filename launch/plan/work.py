@@ -29,6 +29,7 @@ class Work:
         attention_flops: of a forward pass over the causal half.
         moved: elements that kernels between the products read and write in a forward pass of the blocks.
         loss_bytes: that the loss reads and writes, its gradient with it.
+        boundaries: elements between blocks.
         exchanged: elements that a forward pass sends around attention where ranks share sequences.
         orthogonal: elements of matrices whose updates are made orthogonal, of the whole model.
         orthogonal_flops: that this takes at an update, of the whole model.
@@ -41,6 +42,7 @@ class Work:
     attention_flops: float
     moved: float
     loss_bytes: float
+    boundaries: int = 0
     exchanged: int = 0
     orthogonal: int = 0
     orthogonal_flops: float = 0.0
@@ -81,5 +83,6 @@ def work_of(model: TransformerConfig, length: int, optimizer: OptimizerConfig | 
         attention_flops=model.layers * attention,
         moved=model.layers * per_block,
         loss_bytes=LOSS_BYTES * model.vocabulary_size,
+        boundaries=model.layers * model.width,
         exchanged=model.layers * 2 * (queries + keys),
     )

@@ -146,7 +146,7 @@ def alone(folder: Path) -> list[dict[str, Any]]:
     return [
         *everything_resumed(folder, 1),
         *({"name": f"activation checkpointing {kind} {stage}", "stage": stage, "activation_checkpointing": True,
-           "recomputed": kind} for stage in (0, 3) for kind in ("blocks", "cheap")),
+           "recomputed": kind} for stage in (0, 3) for kind in ("blocks", "cheap", "host")),
         *with_overlap(),
         *in_bf16(),
         *growing(),

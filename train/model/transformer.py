@@ -245,9 +245,10 @@ class Transformer(nn.Module):
         for block in self.blocks:
             if self.checkpoint_activations and self.training:
                 again = self.recomputation
-                x_BTD, routed = checkpoint(
-                    block, x_BTD, rotary, documents, cache, use_reentrant=False, context_fn=again
-                )
+                with again.keeping():
+                    x_BTD, routed = checkpoint(
+                        block, x_BTD, rotary, documents, cache, use_reentrant=False, context_fn=again.contexts
+                    )
             else:
                 x_BTD, routed = block(x_BTD, rotary, documents, cache)
             if routed is not None:
