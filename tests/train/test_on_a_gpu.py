@@ -55,14 +55,15 @@ def test_flex_attention_compiled_has_the_values_and_gradients_of_a_dense_mask():
     assert_close(found, gradients(expected, inputs), 0.01)
 
 
-def test_the_chunked_loss_holds_no_logits_and_is_cross_entropy():
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_chunked_loss_holds_no_logits_and_is_cross_entropy(fused):
     hidden = torch.randn(4096, 256, device="cuda", requires_grad=True)
     weight = (torch.randn(32768, 256, device="cuda") * 0.05).requires_grad_()
     targets = torch.randint(32768, (4096,), device="cuda")
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    loss = linear_cross_entropy(hidden, weight, targets, 0.0)
+    loss = linear_cross_entropy(hidden, weight, targets, 0.0, fused)
     found = [loss, *torch.autograd.grad(loss, (hidden, weight))]
     assert torch.cuda.max_memory_allocated() - before < 4096 * 32768 * 4
     plain = cross_entropy(hidden @ weight.t(), targets, reduction="sum")

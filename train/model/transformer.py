@@ -179,6 +179,7 @@ class Head(nn.Module):
         super().__init__()
         assert config.vocabulary_size is not None
         self.weight = nn.Parameter(torch.empty(config.vocabulary_size, config.width))
+        self.fused = False
         self.view: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x_BTD: Tensor, targets_BT: Tensor | None, z_loss: float, output: Output | None) -> Tensor:
@@ -187,7 +188,8 @@ class Head(nn.Module):
             return output(x_BTD.flatten(0, 1), weight)
         if targets_BT is None:
             return x_BTD @ weight.t()
-        return linear_cross_entropy(x_BTD.flatten(0, 1), weight, targets_BT.flatten(), z_loss)
+        fused = self.fused and torch.is_grad_enabled()
+        return linear_cross_entropy(x_BTD.flatten(0, 1), weight, targets_BT.flatten(), z_loss, fused)
 
 
 class Transformer(nn.Module):
