@@ -1,4 +1,4 @@
-"""`python -m benchmarks.training DATASET [--sizes nano,30m,120m,120m_1024] [--ranks 1,2] [--contestants …] [--rounds 5]`
+"""`python -m benchmarks.training DATASET [--sizes nano,30m,120m] [--ranks 1,2] [--contestants …] [--rounds 5]`
 
 One step of training at a time, our trainer's beside the same model's in a plain PyTorch loop, under Transformers'
 `Trainer` and in litgpt; on two processes DDP and FSDP2 too. All stand ready in processes of their own and take turns,
