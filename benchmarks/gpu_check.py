@@ -20,6 +20,9 @@ from typing import Any
 
 import torch
 
+from data_pipeline.foundation.configuration import compose_configuration
+from launch.plan.plan import make_plan
+from launch.plan.settings import PlanConfig, check_plan, register_plan
 from train.telemetry.environment import describe_environment
 
 SHEETS = ("a100", "h100", "h200", "b200", "mi300x")
@@ -99,14 +102,14 @@ def sheet_of_this_gpu() -> str:
 
 
 def predict(case: Case, devices: int, device: str) -> dict[str, Any]:
-    """Return what `headrace plan` says of a layout."""
+    """Return what `headrace plan` says of a layout, as its `--json` does."""
     told = [*case.settings(devices), f"stages=[{case.stage}]", f"device={device}", f"devices_per_node={devices}"]
     # The data sheets' efficiencies are of 16 bits: of 8 the planner knows nothing.
     told = [each.replace("precision=fp8", "precision=bf16") for each in told]
-    finished = _headrace("launch.plan.command", [*told, "--json"])
-    if finished.returncode not in (0, 1):  # 1 says that it doesn't fit
-        raise SystemExit(finished.stderr)
-    return json.loads(finished.stdout)["options"][0]
+    register_plan()
+    config = compose_configuration("plan", told, PlanConfig).value
+    check_plan(config)
+    return make_plan(config).json()["options"][0]
 
 
 def measure(case: Case, devices: int, dataset: Path) -> dict[str, Any] | str:

@@ -8,6 +8,7 @@ rounding them costs most, and so do experts, whose products are grouped.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import cast
@@ -66,6 +67,8 @@ def multiply_in_float8(model: Transformer) -> None:
 
     Weights stay the same parameters under the same names, so checkpoints know nothing of it.
     """
+    # Of kernels for other GPUs than this machine's it tells at every import.
+    logging.getLogger("torchao").setLevel(logging.ERROR)
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     rowwise = Float8LinearConfig.from_recipe_name("rowwise")

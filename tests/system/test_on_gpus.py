@@ -45,7 +45,7 @@ def on_cpu(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         (("zero=3", "precision=bf16", "compile=true", "activation_checkpointing=true"), 0.05),
         (("zero=3", "optimizer=muon"), None),
     ],
-    ids=" ".join,
+    ids=str,
 )
 def test_it_learns_what_a_cpu_does(settings, tolerance, on_cpu, small_dataset, tmp_path):
     found = losses(small_dataset, tmp_path, *settings)
