@@ -1,6 +1,7 @@
 # make demo   real text → shards → a trained, evaluated, reported model, in minutes on a CPU
 # make test   the tests
 # make soak   the tests again with many more random cases and kills; an hour and more
+# make gpu-check  on a machine with GPUs, once: the tests that need one, and layouts as measured and as planned; a report
 # make bench  speed, as ratios; with TEXTS=texts.jsonl.gz also of preparation
 # Each makes .venv with pinned dependencies first, if need be.
 
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test soak bench lint install clean
+.PHONY: help demo test soak gpu-check bench lint install clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -46,6 +47,12 @@ soak: $(READY)
 DATASET ?= datasets/python_docs
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(DATASET) $(TEXTS)
+
+gpu-check: $(READY) $(DATASET)
+	$(BIN)/python -m benchmarks.gpu_check $(DATASET)
+
+$(DATASET): | $(READY)
+	$(BIN)/headrace prepare corpus=python_docs output=$@
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

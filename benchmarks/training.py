@@ -56,7 +56,9 @@ SIZES = {
     "nano": Size("nano", 4096, 256, 4, 10),
     "30m": Size("small_30m", 32768, 512, 4, 1),
     "120m": Size("gpt2_124m", 50304, 512, 2, 1),
+    "120m_1024": Size("gpt2_124m", 32768, 1024, 4, 1),
 }
+USUAL = ("nano", "30m", "120m")
 STAGES = [f"ours:zero={stage}" for stage in range(4)]
 CONTESTANTS = {
     1: ["plain", "transformers", "litgpt", *STAGES],
@@ -200,7 +202,7 @@ def training_lines(
     peak = measured_peak(torch.float32, 1024, 1.0) / torch.get_num_threads()
     yield f"float32 matrix product: {peak / 1e9:.0f} GFLOP/s a thread"
     for count in ranks or [1, 2]:
-        for name in sizes or list(SIZES):
+        for name in sizes or USUAL:
             size, of_plain = SIZES[name], None
             tokens = size.sequences * count * size.length
             yield f"\n{name}, {count} processes, T {size.length}, {tokens:,} tokens a step"

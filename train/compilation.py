@@ -2,8 +2,9 @@
 
 One block is compiled, and its code serves them all, whatever the batch and the length of its sequences. What DeepSpeed
 hooks onto modules stays outside: at ZeRO stage 3 a block's weights are gathered before its graph begins, not one by one
-within. On a CPU attention within documents, whose lengths differ in every batch, is called from between four graphs.
-What is computed without gradients, validation and samples, goes the uncompiled way.
+within. On a CPU attention within documents, whose lengths differ in every batch, is called from between four graphs; on
+a GPU the loss's passes over a chunk of logits are fused, too. What is computed without gradients, validation and
+samples, goes the uncompiled way.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ def check_compile(
 def compile_blocks(model: Transformer) -> None:
     """Let the blocks run as compiled graphs from their next call with gradients on."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    # On a CPU the loss is worked out in place, in the memory of its logits, which no graph would do.
+    model.head.fused = torch.cuda.is_available()
     for block in cast(Iterable[Block], model.blocks):
         if not torch.cuda.is_available():
             block.attention.within_documents = torch.compiler.disable(attend_within_documents)

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from data_pipeline.foundation.configuration import nearest
 from data_pipeline.foundation.errors import UserError
 from train.batch import BatchPlan
@@ -192,7 +194,7 @@ def deepspeed_settings(
         "steps_per_print": 1 << 62,
         "zero_optimization": partitioning,
     }
-    if precision.kind == "bf16":
+    if DTYPES[precision.kind] == torch.bfloat16:
         settings["bf16"] = {"enabled": True}
     if precision.kind == "fp16":
         settings["fp16"] = {"enabled": True, "initial_scale_power": precision.initial_scale_power}

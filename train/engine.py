@@ -20,6 +20,7 @@ from train.deepspeed_settings import ZeroConfig, deepspeed_settings
 from train.distributed import World
 from train.ema import EmaConfig, follow
 from train.extensions import import_deepspeed
+from train.float8 import multiply_in_float8
 from train.matrix_exchange import matrices_by_master
 from train.model.adapters import LoraConfig, attach_adapters, freeze
 from train.model.compressible import QuantizationAwareConfig, view_weights
@@ -128,6 +129,8 @@ class Engine:
             module = _build(model, seed, world, self.place, zero.stage, settings, self.lora, dtype, base)
             module.checkpoint_activations, module.recomputation = activation_checkpointing, recomputation(recomputed)
             module.share_sequences(self.place.shared)
+            if precision.kind == "fp8":
+                multiply_in_float8(module)
             view_weights(module, quantization or QuantizationAwareConfig(), pruned)
             if compiled and zero.stage == 3:
                 # A block's weights are gathered together, by hooks around it: within what is compiled there are none.

@@ -30,8 +30,8 @@ PROBE_SECONDS = 0.3
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """Return one device's floating-point operations per second in matrix products, or None if unknown.
 
-    A GPU's comes from its data sheet, for 16-bit formats; a CPU's is measured by a matrix product within
-    a third of a second, because data sheets of CPUs don't say.
+    A GPU's comes from its data sheet, for 16-bit formats; fp8 is held against those too, for not all of a step is in 8
+    bits. A CPU's is measured by a matrix product within a third of a second, because data sheets of CPUs don't say.
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)

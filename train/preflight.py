@@ -19,6 +19,7 @@ from data_pipeline.packing import CONCATENATE
 from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
 from train.deepspeed_settings import ZeroConfig, run_as
+from train.float8 import check_float8_tokens
 from train.frozen import Frozen, find_frozen
 from train.memory.footprint import Footprint, footprint
 from train.memory.layout import Layout
@@ -135,12 +136,10 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     _check_experts(config, model)
     check_shares(config.parallel, model, sorted({segment.length for segment in segments}))
     check_split(config.parallel, model, _whole_matrices(config, start is not None and start.pruning is not None))
-    if start and start.pruning and (config.lora.rank or config.optimizer.kind == "muon"):
-        filling = f"lora.rank={config.lora.rank}" if config.lora.rank else f"optimizer={config.optimizer.kind}"
-        raise UserError(
-            f"start_from={config.start_from} is pruned, and {filling} would fill its zeros: train all weights by "
-            "optimizer=adamw or lion"
-        )
+    if start and start.pruning:
+        _check_zeros(config)
+    if config.precision.kind == "fp8":
+        check_float8_tokens(batch.micro, [segment.length for segment in segments])
     check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name, config.data.packing)
     frozen = find_frozen(config, model, run, data.tokenizer, data.name)
     if frozen:
@@ -180,6 +179,20 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     )
 
 
+def _check_zeros(config: TrainConfig) -> None:
+    """Refuse what would fill the zeros of a pruned start."""
+    filling = {
+        f"lora.rank={config.lora.rank}": config.lora.rank,
+        f"optimizer={config.optimizer.kind}": config.optimizer.kind == "muon",
+        f"precision={config.precision.kind}": config.precision.kind == "fp8",
+    }
+    if there := [setting for setting, is_there in filling.items() if is_there]:
+        raise UserError(
+            f"start_from={config.start_from} is pruned, and {there[0]} would fill its zeros: train all weights by "
+            "optimizer=adamw or lion, in bf16 or fp32"
+        )
+
+
 def _check_experts(config: TrainConfig, model: TransformerConfig) -> None:
     """Refuse what works on matrices one by one, where a model has them stacked as experts."""
     asked = {
@@ -187,7 +200,7 @@ def _check_experts(config: TrainConfig, model: TransformerConfig) -> None:
         f"quantization.bits={config.quantization.bits}": config.quantization.bits is not None,
         f"optimizer={config.optimizer.kind}": config.optimizer.kind == "muon",
         f"optimizer.base_width={config.optimizer.base_width}": config.optimizer.base_width is not None,
-        f"recomputed={config.recomputed}": config.activation_checkpointing and config.recomputed != BLOCKS,
+        f"recomputed={config.recomputed}": config.activation_checkpointing and config.recomputed == CHEAP,
     }
     if model.experts and (there := [setting for setting, is_there in asked.items() if is_there]):
         raise UserError(f"{there[0]} knows single matrices alone, and model.experts={model.experts} are stacked")
@@ -202,6 +215,7 @@ def _whole_matrices(config: TrainConfig, is_pruned: bool) -> dict[str, str]:
             bool(config.quantization.bits),
             "rounds by groups of whole rows",
         ),
+        "precision=fp8": (config.precision.kind == "fp8", "puts layers of its own in the place of those"),
         f"start_from={config.start_from}": (is_pruned, "keeps the zeros of whole matrices"),
     }
     return {setting: reason for setting, (is_asked, reason) in asked.items() if is_asked}

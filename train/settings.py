@@ -14,10 +14,11 @@ from train.compilation import check_compile
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
 from train.distributed import ClusterConfig
 from train.ema import EmaConfig, check_ema
+from train.float8 import check_float8
 from train.guard import GuardConfig, check_guard
 from train.model.adapters import LoraConfig, check_lora
 from train.model.compressible import QuantizationAwareConfig, check_quantization
-from train.model.recomputation import BLOCKS, check_recomputed
+from train.model.recomputation import BLOCKS, CHEAP, check_recomputed
 from train.model.transformer import TransformerConfig
 from train.objective import ObjectiveConfig, check_objective
 from train.optimizer import OptimizerConfig, check_optimizer
@@ -59,7 +60,7 @@ class TrainConfig:
         log_every: steps between two rows of `metrics.jsonl`.
         activation_checkpointing: recompute each block in the backward pass: less memory, a third more work.
         recomputed: what of a block: `blocks`, all of it; `cheap`, all but matrix products and attention, which keeps
-            more and costs little.
+            more and costs little; `host`, all of it, from inputs that wait in host memory.
         compile: run blocks as compiled graphs; needs a compiler, and time at the first start.
         deepspeed: options passed through to DeepSpeed, checked by name.
     """
@@ -149,7 +150,7 @@ def check_settings(config: TrainConfig) -> None:
         )
     experts, parallel = config.model.experts, config.parallel
     check_compile(config.compile, config.zero.stage, config.lora.rank, experts, parallel.sequence, parallel.tensor)
-    if config.compile and config.activation_checkpointing and config.recomputed != BLOCKS:
+    if config.compile and config.activation_checkpointing and config.recomputed == CHEAP:
         raise UserError(
             f"compile=true with recomputed={config.recomputed}: a graph chooses itself what it keeps; leave that out"
         )
@@ -169,6 +170,10 @@ def check_settings(config: TrainConfig) -> None:
     check_guard(config.guard)
     check_zero(config.zero, config.precision, config.deepspeed)
     check_passed_through(config.deepspeed)
+    if config.precision.kind == "fp8":
+        whole_blocks = config.activation_checkpointing and config.recomputed != CHEAP
+        others = {"lora.rank": config.lora.rank, "quantization.bits": config.quantization.bits}
+        check_float8(config.zero.stage, whole_blocks, {key: value for key, value in others.items() if value})
     check_data(config.data)
     longest = max(segment.length for segment in plan_run(config))
     if longest > config.model.maximum_length:

@@ -54,7 +54,7 @@ VERB = Verb(
         ("batch.sequences, .micro", "of a step over all devices, of a forward pass; found if left out"),
         ("stages, offload", "what of ZeRO is considered: stages=[1,2], offload=true"),
         ("activation_checkpointing", "true or false; both are considered if left out"),
-        ("recomputed", "what of a block it works out again: blocks or cheap"),
+        ("recomputed", "what of a block it works out again: blocks, cheap or host"),
         ("tokens", "to be trained on; 20 per parameter if left out"),
         ("parallel.sequence", "devices that share each sequence, for long contexts"),
         ("parallel.tensor", "devices that split each block, for large models"),

@@ -60,7 +60,11 @@ class Recomputed:
 BLOCKS = Recomputed(1.0, 1.0, 1.0)
 """Whole blocks."""
 
-AGAIN = {recomputation.BLOCKS: BLOCKS, recomputation.CHEAP: Recomputed(moved=1.0)}
+AGAIN = {
+    recomputation.BLOCKS: BLOCKS,
+    recomputation.CHEAP: Recomputed(moved=1.0),
+    recomputation.HOST: BLOCKS,
+}
 """By what our activation checkpointing is told to recompute."""
 
 
@@ -142,7 +146,7 @@ def step_time(
         "recomputed": tokens * (again.matrix * blocks + again.attention * attention + again.moved * moved),
     }
     seen, hidden = _communication(work.parameters, layout, every(cluster, layout.tensor_ranks), traffic)
-    seen += _exchange(work, layout, cluster) + _sums(work, layout, cluster)
+    seen += _exchange(work, layout, cluster) + _sums(work, layout, cluster) + _waiting_on_host(work, layout, cluster)
     excess = max(0.0, hidden - sum(computing.values()))
     return StepTime(
         **computing,
@@ -181,6 +185,14 @@ def _sums(work: Work, layout: Layout, cluster: Cluster) -> float:
     passes = layout.accumulation * (3 if layout.activation_checkpointing else 2)
     size = layout.tokens * work.summed * layout.element
     return passes * reduce_seconds(neighbours(cluster, layout.tensor_ranks), size, work.sums)
+
+
+def _waiting_on_host(work: Work, layout: Layout, cluster: Cluster) -> float:
+    """Return the time of copies of blocks' inputs to host memory and back, which computing stands in line behind."""
+    if not (layout.activation_checkpointing and layout.recomputed == recomputation.HOST):
+        return 0.0
+    copied = layout.accumulation * layout.tokens * work.boundaries * layout.element
+    return 2 * copied / cluster.device.host_bandwidth
 
 
 def _update(parameters: int, layout: Layout, cluster: Cluster) -> float:

@@ -29,6 +29,7 @@ class Work:
         attention_flops: of a forward pass over the causal half.
         moved: elements that kernels between the products read and write in a forward pass of the blocks.
         loss_bytes: that the loss reads and writes, its gradient with it.
+        boundaries: elements between blocks.
         exchanged: elements that a forward pass sends around attention where ranks share sequences.
         sums: over ranks, in a forward pass where these split blocks, and as many in a backward pass.
         summed: elements in them.
@@ -43,6 +44,7 @@ class Work:
     attention_flops: float
     moved: float
     loss_bytes: float
+    boundaries: int = 0
     exchanged: int = 0
     sums: int = 0
     summed: int = 0
@@ -88,6 +90,7 @@ def work_of(
         attention_flops=model.layers * attention / tensor_ranks,
         moved=model.layers * per_block,
         loss_bytes=LOSS_BYTES * model.vocabulary_size,
+        boundaries=model.layers * model.width,
         exchanged=model.layers * 2 * (queries + keys),
         sums=2 * model.layers,
         summed=2 * model.layers * model.width,

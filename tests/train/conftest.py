@@ -162,13 +162,14 @@ def alone(folder: Path) -> list[dict[str, Any]]:
     return [
         *everything_resumed(folder, 1),
         *({"name": f"activation checkpointing {kind} {stage}", "stage": stage, "activation_checkpointing": True,
-           "recomputed": kind} for stage in (0, 3) for kind in ("blocks", "cheap")),
+           "recomputed": kind} for stage in (0, 3) for kind in ("blocks", "cheap", "host")),
         *with_overlap(),
         *in_bf16(),
         *growing(),
         *skipping(folder, 1),
         {"name": "offload 3", "stage": 3, "zero": {"offload_optimizer": True, "offload_parameters": True}},
         {"name": "micro 8", "micro": 8},
+        *in_fp8(folder),
         *compiled(*((0, 3) if soaking() else (3,))),
         *tuned(),
         *adapted(folder, 1),
@@ -248,6 +249,14 @@ def growing() -> list[dict[str, Any]]:
 
 def in_bf16() -> list[dict[str, Any]]:
     return [{"name": f"bf16 {stage}", "stage": stage, "precision": "bf16"} for stage in STAGES[1:]]
+
+
+def in_fp8(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {"name": "fp8 1", "stage": 1, "precision": "fp8", "save_at": {"6": f"{folder}/fp8"}},
+        {"name": "fp8 3", "stage": 3, "precision": "fp8", "activation_checkpointing": True},
+        {"name": "fp8 to fp32", "stage": 0, "load": f"{folder}/fp8/step-00000006"},
+    ]
 
 
 def skipping(folder: Path, ranks: int) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -52,6 +54,17 @@ def test_loss_and_gradients_are_those_of_whole_logits(monkeypatch, chunk, z_loss
     measured = with_gradients(linear_cross_entropy, *arguments, z_loss, upstream=0.25)
     for one, other in zip(measured, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_fused_for_gpus_it_is_the_same(monkeypatch):
+    monkeypatch.setattr(chunked, "CHUNK_LOGITS", 7 * V)
+    arguments = example()
+    for z_loss in (0.0, 0.1):
+        expected = with_gradients(plain_loss, *arguments, z_loss, upstream=0.25)
+        measured = with_gradients(linear_cross_entropy, *arguments, z_loss, True, upstream=0.25)
+        for one, other in zip(measured, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [V, 1 << 22])

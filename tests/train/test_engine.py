@@ -65,7 +65,7 @@ def test_a_batch_that_grows_on_the_way_is_learnt_from_as_plain_pytorch_does(trai
 
 
 @pytest.mark.parametrize("stage", [0, 3])
-@pytest.mark.parametrize("recomputed", ["blocks", "cheap"])
+@pytest.mark.parametrize("recomputed", ["blocks", "cheap", "host"])
 def test_activation_checkpointing_changes_nothing_at_all(trainings, stage, recomputed):
     stored = first_steps(trainings.losses(1, f"stage {stage}"))
     assert trainings.losses(1, f"activation checkpointing {recomputed} {stage}") == stored

@@ -19,6 +19,7 @@ from data_pipeline.foundation.options import option_names
 from train.model.attention import KeyValueCache, attend_within_documents
 from train.model.documents import flex_mask, lay_out
 from train.model.initialisation import initialise_weights
+from train.model.recomputation import recomputation
 from train.model.transformer import Transformer, TransformerConfig
 
 VOCABULARY, LENGTH = 96, 24
@@ -228,6 +229,17 @@ def test_activation_checkpointing_keeps_fewer_activations():
             model(tokens, targets)
         saved.append(sum(sizes))
     assert saved[1] < saved[0] / 2
+
+
+def test_inputs_of_blocks_that_wait_on_the_host_are_all_that_is_moved():
+    model, tokens, targets = build(SMALL), some_tokens(), some_tokens(seed=2)
+    model.checkpoint_activations, left = True, []
+    for kind in ("blocks", "host"):
+        model.recomputation, sizes = recomputation(kind), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+            model(tokens, targets)
+        left.append(sum(sizes))
+    assert left[0] - left[1] == SMALL.layers * tokens.numel() * SMALL.width
 
 
 PARAMETERS = {

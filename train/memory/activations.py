@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from train.memory.layout import Layout
 from train.model.cross_entropy import CHUNK_LOGITS
-from train.model.recomputation import CHEAP
+from train.model.recomputation import CHEAP, HOST
 from train.model.transformer import TransformerConfig
 
 FLOAT, INTEGER = 4, 8
@@ -29,6 +29,7 @@ class Activations:
         head: kept behind the last block: the last norm's, and the gradient that the loss has made for it.
         loss: while the loss is worked out, chunk by chunk, its part of the gradient with it.
         scaling: while the loss's own gradients are multiplied by what comes from behind.
+        on_host: of what all blocks keep, what waits in host memory.
     """
 
     block: int
@@ -38,6 +39,7 @@ class Activations:
     head: int
     loss: int
     scaling: int
+    on_host: int = 0
 
 
 def activations(model: TransformerConfig, layout: Layout) -> Activations:
@@ -73,16 +75,20 @@ def activations(model: TransformerConfig, layout: Layout) -> Activations:
     copies = model.active_experts / parts if model.experts else 1
     passing = int(tokens * element * copies * (2 * hidden + 2 * width))
     kept = model.layers * (boundary if layout.activation_checkpointing else block)
+    # On a CPU host memory is where they are anyway; on a GPU the one that is copied and the one before are still there.
+    waits = layout.recomputed == HOST and layout.activation_checkpointing and layout.is_gpu
+    on_device = min(kept, 2 * boundary) if waits else kept
     again = (block - boundary + tokens * element * width) if layout.activation_checkpointing else 0
     matrix = model.vocabulary_size * width
     return Activations(
         block=block,
         boundary=boundary,
         passing=passing + again,
-        kept=kept,
+        kept=on_device,
         head=tokens * (norm + element * width),
         loss=FLOAT * matrix + _chunk(model.vocabulary_size, matrix, layout),
         scaling=2 * element * matrix + tokens * element * width,
+        on_host=kept if waits else 0,
     )
 
 

@@ -119,7 +119,7 @@ def footprint(model: TransformerConfig, layout: Layout, sizes: ParameterSizes | 
     }
     if not layout.is_gpu and host:
         moments = {name: held.plus(optimizer=host) for name, held in moments.items()}
-    return Footprint(moments, 0 if not layout.is_gpu else host)
+    return Footprint(moments, host + kept.on_host if layout.is_gpu else 0)
 
 
 def _one_block(kept: Activations, layout: Layout) -> int:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from train.deepspeed_settings import ZeroConfig
 from train.model.recomputation import BLOCKS
+from train.precision import DTYPES
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+BYTES = {kind: dtype.itemsize for kind, dtype in DTYPES.items()}
 """Of a weight, an activation or a gradient, by precision."""
 
 

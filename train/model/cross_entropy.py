@@ -8,6 +8,7 @@ isn't known before the backward pass, which makes the logits again: four.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -120,7 +121,9 @@ def summed_loss(hidden_ND: Tensor, weight_VD: Tensor, loss: ChunkLoss) -> Tensor
     return _SummedLoss.apply(hidden_ND, weight_VD, loss)
 
 
-def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float = 0.0) -> Tensor:
+def linear_cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float = 0.0, fused: bool = False
+) -> Tensor:
     """Return the cross-entropy of `hidden · weightᵀ` against targets, summed in float32.
 
     Args:
@@ -128,7 +131,12 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
         weight_VD: (V, D) one row per token of the vocabulary.
         targets_N: (N,) int64; negative ones are left out.
         z_loss: adds z_loss · (log partition)², which keeps logits from drifting (Chowdhery et al. 2022, PaLM).
+        fused: all that isn't a matrix product is compiled, on a GPU into Triton's kernels: two passes over the logits.
     """
+
+    def loss_fused(logits: Tensor, rows: slice) -> tuple[Tensor, Callable[[], Tensor]]:
+        summed, gradient = _compiled()(logits, targets_N[rows], z_loss)
+        return summed, lambda: gradient
 
     def loss(logits: Tensor, rows: slice) -> tuple[Tensor, Callable[[], Tensor]]:
         counted = (targets_N[rows] >= 0).to(logits.dtype)
@@ -150,7 +158,24 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
 
         return (losses * counted).sum(), gradient
 
-    return summed_loss(hidden_ND, weight_VD, loss)
+    return summed_loss(hidden_ND, weight_VD, loss_fused if fused else loss)
+
+
+@functools.cache
+def _compiled() -> Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]:
+    return torch.compile(_loss_with_gradient, dynamic=True)
+
+
+def _loss_with_gradient(logits_NV: Tensor, targets_N: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    """Return the summed loss of some rows and its gradient by their logits, as formulas that a compiler can fuse."""
+    counted_N = (targets_N >= 0).to(logits_NV.dtype)
+    is_target_NV = torch.arange(logits_NV.shape[1], device=logits_NV.device) == targets_N.unsqueeze(1)
+    log_partition_N = logits_NV.logsumexp(1)
+    chosen_N = torch.where(is_target_NV, logits_NV, 0.0).sum(1)
+    losses_N = log_partition_N - chosen_N + z_loss * log_partition_N.square()
+    shares_NV = (logits_NV - log_partition_N.unsqueeze(1)).exp() * (1.0 + 2.0 * z_loss * log_partition_N).unsqueeze(1)
+    gradient_NV = (shares_NV - is_target_NV.to(logits_NV.dtype)) * counted_N.unsqueeze(1)
+    return (losses_N * counted_N).sum(), gradient_NV
 
 
 def linear_log_probabilities(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:

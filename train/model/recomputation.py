@@ -2,40 +2,57 @@
 
 Beside all or nothing there is a way between (Korthikanti et al. 2022, "Reducing activation recomputation in large
 transformer models"): what matrix products and attention give is kept, which is dear to work out and small; norms,
-rotations, activation functions and their products are worked out again.
+rotations, activation functions and their products are worked out again. And there is one beyond all: the inputs of
+blocks, which are kept even then, wait in host memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import create_selective_checkpoint_contexts, noop_context_fn
 
 from data_pipeline.foundation.errors import UserError
 
-BLOCKS, CHEAP = "blocks", "cheap"
-KINDS = (BLOCKS, CHEAP)
-Contexts = Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
+BLOCKS, CHEAP, HOST = "blocks", "cheap", "host"
+KINDS = (BLOCKS, CHEAP, HOST)
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """One of these ways.
+
+    Args:
+        contexts: that `torch.utils.checkpoint` works in, in the forward pass and when it works out again.
+        keeping: what a block's input is kept in.
+    """
+
+    contexts: Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]] = noop_context_fn
+    keeping: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 def check_recomputed(kind: str) -> None:
     """Raise UserError for a way to recompute that there isn't."""
     if kind not in KINDS:
-        raise UserError(f"recomputed={kind}: there are {' and '.join(KINDS)}")
+        raise UserError(f"recomputed={kind}: there are {', '.join(KINDS)}")
 
 
-def recomputation(kind: str) -> Contexts:
-    """Return what `torch.utils.checkpoint` shall work in, in the forward pass and when it works out again."""
+def recomputation(kind: str) -> Recomputation:
+    """Return the way of a name."""
     if kind == BLOCKS:
-        return noop_context_fn
+        return Recomputation()
+    if kind == HOST:
+        return Recomputation(keeping=partial(save_on_cpu, pin_memory=True))
     aten = torch.ops.aten
     kept = [
         *(aten.mm.default, aten.addmm.default, aten.bmm.default),
         *(aten._scaled_dot_product_flash_attention_for_cpu.default, aten._scaled_dot_product_flash_attention.default),
         *(aten._scaled_dot_product_efficient_attention.default, aten._scaled_dot_product_cudnn_attention.default),
     ]
-    return partial(create_selective_checkpoint_contexts, kept)
+    return Recomputation(partial(create_selective_checkpoint_contexts, kept))

@@ -180,6 +180,7 @@ class Head(nn.Module):
         super().__init__()
         assert config.vocabulary_size is not None
         self.weight = nn.Parameter(torch.empty(config.vocabulary_size, config.width))
+        self.fused = False
         self.view: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x_BTD: Tensor, targets_BT: Tensor | None, z_loss: float, output: Output | None) -> Tensor:
@@ -188,7 +189,8 @@ class Head(nn.Module):
             return output(x_BTD.flatten(0, 1), weight)
         if targets_BT is None:
             return x_BTD @ weight.t()
-        return linear_cross_entropy(x_BTD.flatten(0, 1), weight, targets_BT.flatten(), z_loss)
+        fused = self.fused and torch.is_grad_enabled()
+        return linear_cross_entropy(x_BTD.flatten(0, 1), weight, targets_BT.flatten(), z_loss, fused)
 
 
 class Transformer(nn.Module):
@@ -253,9 +255,10 @@ class Transformer(nn.Module):
         for block in self.blocks:
             if self.checkpoint_activations and self.training:
                 again = self.recomputation
-                x_BTD, routed = checkpoint(
-                    block, x_BTD, rotary, documents, cache, use_reentrant=False, context_fn=again
-                )
+                with again.keeping():
+                    x_BTD, routed = checkpoint(
+                        block, x_BTD, rotary, documents, cache, use_reentrant=False, context_fn=again.contexts
+                    )
             else:
                 x_BTD, routed = block(x_BTD, rotary, documents, cache)
             if routed is not None:

@@ -94,7 +94,7 @@ def service_of(config: ServeConfig) -> Iterator[Service]:
         import torch
 
         torch.set_num_threads(config.threads)
-    loaded = load_source(Path(config.source))
+    loaded = load_source(Path(config.source), config.average)
     longest = loaded.model.config.maximum_length
     context = min(longest, 4096) if config.context is None else config.context
     if context > longest:
@@ -162,6 +162,7 @@ VERB = Verb(
     groups=("strategy",),
     keys=(
         ("source", "a run's folder, a checkpoint or an exported model"),
+        ("average=true", "the average of the weights, of a run with ema.decay"),
         ("host, port", "address to listen at; 127.0.0.1 and 8000 if left out"),
         ("api_key", "what clients must send as a bearer token"),
         ("backend", "headrace, or llamacpp or vllm behind the same interface"),

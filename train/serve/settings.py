@@ -17,6 +17,7 @@ class ServeConfig:
 
     Args:
         source: a run's folder, a checkpoint or an exported Hugging Face folder.
+        average: the average of the weights that training has kept (`ema.decay`).
         host: address to listen at; 127.0.0.1 is reached from this machine alone.
         port: 0 takes a free one.
         api_key: what a client must send as `Authorization: Bearer …`; None lets everyone in.
@@ -37,6 +38,7 @@ class ServeConfig:
     """
 
     source: str = "???"
+    average: bool = False
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str | None = None
@@ -60,6 +62,10 @@ def check_serve(config: ServeConfig) -> None:
     """Raise UserError for settings outside their range."""
     if config.backend not in BACKENDS:
         raise UserError(f"backend={config.backend}: there are {', '.join(BACKENDS)}")
+    if config.average and config.backend != "headrace":
+        raise UserError(
+            f"average=true with backend={config.backend}: export it with average=true, and serve the export"
+        )
     if not 0 <= config.port < 65536:
         raise UserError(f"port={config.port} must be from 0 to 65535")
     for key in ("slots", "body_bytes", "prefill"):

@@ -57,7 +57,7 @@ def solve(source: Path, problems: Sequence[Problem], votes: int = 0) -> list[boo
         loaded.device,
         torch.float32,
         stop_tokens=[loaded.tokenizer.end_of_document],
-        at_once=250,
+        at_once=500,
     )
     answers = [loaded.tokenizer.decode(ids).rpartition(ENDS_STEPS)[2] for ids in written]
     each = max(1, votes)

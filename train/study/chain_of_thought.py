@@ -57,7 +57,7 @@ STEPS, DIRECT, DIRECT_AS_SUPERVISED = "steps", "direct", "direct, as much superv
 TEST_SEED, PROBLEMS_SEED = 1_000_003, 1_000_033
 PROBLEMS_TO_SOLVE = 4000
 """Of a training by reward."""
-CHECKPOINTS = 8
+CHECKPOINTS = 6
 RESULT = "study.json"
 WITHOUT_CLEANING = CleaningConfig(
     duplicates=DuplicatesConfig(exact=ExactDuplicatesConfig(False), near=NearDuplicatesConfig(False))

@@ -31,12 +31,12 @@ class StudyConfig:
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     samples: int = 60_000
     problems: int = 500
-    chain_steps: int = 400
-    product_steps: int = 1200
+    chain_steps: int = 320
+    product_steps: int = 1080
     chain: list[str] = field(default_factory=list)
     product: list[str] = field(default_factory=list)
     controls: int = 1
-    reward_steps: int = 24
+    reward_steps: int = 20
     votes: int = 20
     at_once: int | None = None
 

@@ -130,6 +130,19 @@ def test_overlap_hides_reductions_behind_computing_and_no_more_than_there_is():
     assert tiny.hidden <= computing * (1 + 1e-9)
 
 
+def test_inputs_that_wait_on_the_host_cross_its_link_twice():
+    blocks, host = (
+        step_time(
+            work_of(MODEL, 1024),
+            Layout(1, 8, 1024, 2, "bf16", activation_checkpointing=True, recomputed=kind, is_gpu=True),
+            cluster(1, 1),
+        )
+        for kind in ("blocks", "host")
+    )
+    crossing = 2 * 2 * 8 * 1024 * 2 * MODEL.layers * MODEL.width / cluster(1, 1).device.host_bandwidth
+    assert host.total - blocks.total == pytest.approx(crossing)
+
+
 def test_recomputing_takes_a_forward_pass_of_the_blocks():
     plain = Layout(1, 8, 1024, precision="bf16", is_gpu=True)
     again = Layout(1, 8, 1024, precision="bf16", is_gpu=True, activation_checkpointing=True)

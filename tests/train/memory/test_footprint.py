@@ -123,6 +123,21 @@ def test_recomputing_only_what_is_cheap_keeps_more_than_blocks_and_less_than_all
     assert cheap.boundary + cheap.passing == blocks.boundary + blocks.passing
 
 
+def test_inputs_that_wait_on_the_host_leave_a_gpu_but_for_two_and_a_cpu_not_at_all():
+    kept = {
+        (kind, is_gpu): footprint(
+            MODEL, Layout(1, 4, 256, activation_checkpointing=True, recomputed=kind, is_gpu=is_gpu)
+        )
+        for kind in ("blocks", "host")
+        for is_gpu in (True, False)
+    }
+    one = 4 * 256 * MODEL.width * 4
+    on_device = [kept[kind, True].moments["loss"].activations for kind in ("blocks", "host")]
+    assert on_device[0] - on_device[1] == (MODEL.layers - 2) * one
+    assert kept["host", True].host == MODEL.layers * one
+    assert kept["host", False] == kept["blocks", False]
+
+
 @pytest.mark.parametrize(("kind", "moments"), [("adamw", 2), ("lion", 1), ("muon", 1)])
 def test_each_optimizer_is_counted_with_its_moments_and_an_average_with_one_more(kind, moments):
     block = 2 * 64 * (64 + 32) + 3 * 64 * 160

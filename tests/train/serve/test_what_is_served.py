@@ -10,10 +10,13 @@ import pytest
 import torch
 from served import CONFIG, drawn_checkpoint, served
 
+from data_pipeline.foundation.errors import UserError
 from train.compress.calibration import CalibrationConfig
 from train.compress.compress import compress
 from train.compress.settings import CompressConfig, MeasureConfig, MethodConfig
 from train.exchange.export import ExportConfig, export
+from train.serve.command import service_of
+from train.serve.settings import ServeConfig, check_serve
 from train.source import load_source
 
 TOKENS = 12
@@ -51,6 +54,13 @@ def test_what_is_made_of_a_checkpoint_is_served_and_says_what_it_computes(
             model=server.name, prompt=[5, 6, 7, 8], max_tokens=TOKENS, temperature=0, logprobs=1
         )
     assert [round(each, 3) for each in answer.choices[0].logprobs.token_logprobs] == greedy(tmp_path / name)
+
+
+def test_an_average_that_is_not_there_is_not_served(parent: Path):
+    with pytest.raises(UserError, match="holds no average of its weights"), service_of(ServeConfig(str(parent), True)):
+        pass
+    with pytest.raises(UserError, match="average=true with backend=vllm: export it with average=true"):
+        check_serve(ServeConfig(str(parent), True, backend="vllm"))
 
 
 @torch.no_grad()
