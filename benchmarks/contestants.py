@@ -70,6 +70,7 @@ class Setup:
             *(f"model={self.model}", f"model.vocabulary_size={self.vocabulary}", f"data.path={self.dataset}"),
             *(f"data.sequence_length={self.length}", f"batch.sequences={self.sequences * ranks}"),
             *(f"run.root={folder}", "run.name=benchmark", "steps=1000000", "schedule=constant", "tracker=none"),
+            "checkpoint.asynchronous=false",  # the others hold no copy of their state either
             *self.settings,
         ]
         return compose_configuration("train", overrides, TrainConfig)

@@ -17,6 +17,11 @@ from train.model.divergence import Mixture, Taught, linear_distillation
 N, D, V = 50, 16, 37
 
 
+@pytest.fixture(autouse=True)
+def any_number_of_rows(monkeypatch):
+    monkeypatch.setattr(chunked, "CHUNK_ROWS", 1)
+
+
 def example(
     dtype: torch.dtype = torch.float32, ignored: float = 0.3
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

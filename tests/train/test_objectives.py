@@ -30,6 +30,7 @@ DISTILLATION = [
 def chunks(request, monkeypatch) -> None:
     if request.param == "in chunks":
         monkeypatch.setattr(chunked, "CHUNK_LOGITS", 7 * VOCABULARY)
+        monkeypatch.setattr(chunked, "CHUNK_ROWS", 1)
 
 
 def compare(model: Transformer, twin: nn.Module, names: dict[str, str], loss: Tensor, expected: Tensor) -> None:

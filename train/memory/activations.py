@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from train.memory.layout import Layout
-from train.model.cross_entropy import CHUNK_LOGITS
+from train.model.cross_entropy import rows_at_once
 from train.model.recomputation import CHEAP, HOST
 from train.model.transformer import TransformerConfig
 
@@ -121,7 +121,7 @@ def _chunk(vocabulary: int, matrix: int, layout: Layout) -> int:
     In 16 bits the head's gradient of a chunk is a matrix of its own before it is added to the sum in float32, which a
     CPU turns into float32 first.
     """
-    rows = min(layout.tokens, max(1, CHUNK_LOGITS // vocabulary))
+    rows = min(layout.tokens, rows_at_once(vocabulary))
     logits = FLOAT * rows * vocabulary
     chunks, last = -(-layout.tokens // rows), FLOAT * vocabulary * ((layout.tokens - 1) % rows + 1)
     widest = 3 * logits if chunks > 2 else max(2 * logits, logits + 2 * last if chunks == 2 else 0)

@@ -17,6 +17,8 @@ from torch import Tensor
 
 CHUNK_LOGITS = 1 << 23
 """Logits held at once: 32 MiB in float32. With half as many the matrix products were measured a tenth slower."""
+CHUNK_ROWS = 512
+"""Of a chunk at least, however large the vocabulary: each reads the head's weights twice, and their gradient."""
 
 ChunkLoss = Callable[[Tensor, slice], tuple[Tensor, Callable[[], Tensor]]]
 """From the float32 logits (n, V) of some rows to their summed loss, and what makes its gradient by them, in place."""
@@ -88,8 +90,13 @@ class _LogProbabilities(torch.autograd.Function):
 
 def chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
     """Yield the rows whose logits are made together."""
-    rows = max(1, CHUNK_LOGITS // weight_VD.shape[0])
+    rows = rows_at_once(weight_VD.shape[0])
     return (slice(start, start + rows) for start in range(0, hidden_ND.shape[0], rows))
+
+
+def rows_at_once(vocabulary: int) -> int:
+    """Return how many rows a chunk has."""
+    return max(CHUNK_ROWS, CHUNK_LOGITS // vocabulary)
 
 
 def _pass_back(
