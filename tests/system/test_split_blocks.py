@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from kills import said
 from small_runs import MEASURED, assert_same_result, learnt, samples
 
 SPLIT = ("parallel.tensor=2", "zero=1")
@@ -13,7 +14,7 @@ def test_a_killed_run_goes_on_bit_for_bit_and_its_checkpoints_are_whole(training
     kill = {"point": "state", "count": 2, "delay": 0, "victim": 1, "suspend": False}
     assert -9 in trainings.train(killed, *SPLIT, ranks=2, kill=kill)
     for folder in (killed, whole):
-        assert trainings.train(folder, *SPLIT, ranks=2) == [0, 0]
+        assert trainings.train(folder, *SPLIT, ranks=2) == [0, 0], said(folder)
     run = killed / "runs" / "run"
     assert_same_result(run, whole / "runs" / "run")
     found, expected = learnt(run), learnt(undisturbed(1))
