@@ -69,10 +69,11 @@ class Case:
     optimizer: str = "adamw"
     recomputed: str = "blocks"
     sequence: int = 1
+    tensor: int = 1
 
     def layout(self, ranks: int) -> Layout:
         return Layout(
-            ranks,
+            ranks // self.tensor,
             self.micro,
             self.length,
             self.accumulation,
@@ -80,26 +81,35 @@ class Case:
             self.activation_checkpointing,
             recomputed=self.recomputed,
             sequence_ranks=self.sequence,
+            tensor_ranks=self.tensor,
             zero=ZeroConfig(stage=self.stage, reduce_bucket=self.bucket, gather_bucket=self.bucket),
         )
 
     @property
     def name(self) -> str:
         checkpointing = f"again {self.recomputed}" if self.activation_checkpointing else ""
-        shared = f" shared by {self.sequence}" if self.sequence > 1 else ""
-        return f"{self.model:<8} {self.optimizer:<5} ZeRO {self.stage} {checkpointing:<13}{shared}"
+        together = f" shared by {self.sequence}" if self.sequence > 1 else ""
+        together += f" split by {self.tensor}" if self.tensor > 1 else ""
+        return f"{self.model:<8} {self.optimizer:<5} ZeRO {self.stage} {checkpointing:<13}{together}"
 
 
 CASES = [Case(model, stage, again) for model in MODELS for stage in range(4) for again in (False, True)]
 CASES += [Case(model, stage, True, recomputed="cheap") for model in ("tied", "grouped") for stage in (0, 3)]
 CASES += [Case("tied", stage, False, optimizer=kind) for kind in ("muon", "lion") for stage in range(4)]
 SHARED = [Case("grouped", stage, again, length=1024, sequence=2) for stage in (0, 3) for again in (False, True)]
+SPLIT = [
+    Case(model, stage, again, tensor=2)
+    for model in ("grouped", "experts")
+    for stage in (0, 1)
+    for again in (False, True)
+]
 """Of two ranks alone."""
 
 
 def predicted(case: Case, ranks: int) -> Footprint:
     model = MODELS[case.model]
-    return footprint(model, case.layout(ranks), parameter_sizes(model, OptimizerConfig(case.optimizer)))
+    sizes = parameter_sizes(model, OptimizerConfig(case.optimizer), tensor_ranks=case.tensor)
+    return footprint(model, case.layout(ranks), sizes)
 
 
 def measured_peaks(cases: list[Case], ranks: int) -> list[int]:
@@ -127,7 +137,7 @@ def memory_plan_lines() -> Iterator[str]:
     errors = []
     yield f"{'':<40}{'measured':>10}{'predicted':>11}{'error':>8}  MB; fullest at"
     for ranks in (1, 2):
-        cases = [case for case in (*CASES, *SHARED) if ranks % case.sequence == 0]
+        cases = [case for case in (*CASES, *SHARED, *SPLIT) if ranks % (case.sequence * case.tensor) == 0]
         for case, measured in zip(cases, measured_peaks(cases, ranks)):
             planned = predicted(case, ranks)
             error = planned.peak.total / measured - 1
@@ -165,7 +175,7 @@ def _peak(case: Case, world) -> int:  # type: ignore[no-untyped-def]
     from train.precision import PrecisionConfig
 
     model, layout = MODELS[case.model], case.layout(world.size)
-    generator = torch.Generator().manual_seed(world.rank)
+    generator = torch.Generator().manual_seed(world.rank // case.tensor)
     objective = build_objective(ObjectiveConfig(), document_mask=False)
 
     def batch() -> Batch:
@@ -175,7 +185,8 @@ def _peak(case: Case, world) -> int:  # type: ignore[no-untyped-def]
 
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        readers = world.size // case.sequence
+        parallel = ParallelConfig(case.sequence, case.tensor)
+        readers = world.size // parallel.together
         sequences = case.micro * case.accumulation * readers
         engine = Engine(
             model,
@@ -187,7 +198,7 @@ def _peak(case: Case, world) -> int:  # type: ignore[no-untyped-def]
             OptimizerConfig(case.optimizer),
             case.activation_checkpointing,
             recomputed=case.recomputed,
-            parallel=ParallelConfig(case.sequence),
+            parallel=parallel,
         )
         gc.collect()
         for _ in range(STEPS):

@@ -64,7 +64,7 @@ MUTATIONS = [
         "elastic",
         "at stage 3 every rank takes the first partition for its own",
         "train/checkpoint/pieces.py",
-        "start = min(engine.world.rank * count, parameter.ds_numel)",
+        "start = min(engine.partition * count, parameter.ds_numel)",
         "start = min(0 * count, parameter.ds_numel)",
         MOVED,
     ),

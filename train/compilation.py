@@ -44,11 +44,14 @@ def check_compiler(wanted: bool) -> None:
         )
 
 
-def check_compile(wanted: bool, stage: int, lora_rank: int | None, experts: int, sequence_ranks: int) -> None:
+def check_compile(
+    wanted: bool, stage: int, lora_rank: int | None, experts: int, sequence_ranks: int, tensor_ranks: int
+) -> None:
     """Raise UserError where blocks can't be compiled: for want of a compiler, or for what they are."""
     check_compiler(wanted)
-    if wanted and (experts or sequence_ranks > 1):
-        what = f"model.experts={experts}" if experts else f"parallel.sequence={sequence_ranks}"
+    if wanted and (experts or max(sequence_ranks, tensor_ranks) > 1):
+        parallel = f"parallel.sequence={sequence_ranks}" if sequence_ranks > 1 else f"parallel.tensor={tensor_ranks}"
+        what = f"model.experts={experts}" if experts else parallel
         raise UserError(f"compile=true with {what} was never tried: leave compile out")
     if wanted and stage == 3 and lora_rank:
         raise UserError(

@@ -27,12 +27,13 @@ from train.model.compressible import QuantizationAwareConfig, view_weights
 from train.model.experts import router_figures
 from train.model.initialisation import initialise_parameter
 from train.model.recomputation import BLOCKS, recomputation
+from train.model.split_layers import split_axis
 from train.model.transformer import Block, Transformer, TransformerConfig
 from train.muon import Muon
 from train.objective import Objective
 from train.optimizer import OptimizerConfig, build_optimizer, by_role, shapes_of
 from train.parallel import ParallelConfig
-from train.place import find_place
+from train.place import Place, find_place
 from train.precision import DTYPES, PrecisionConfig
 from train.reduction import reduce_in_place, sums_in_place
 from train.stragglers import DeviceClock
@@ -83,6 +84,9 @@ class Engine:
         ema: of the weights.
         parallel: how ranks share the work; `place` is this rank's.
 
+    Attributes:
+        partition: which of ZeRO's `partitions` is this rank's; there are as many as ranks that hold the same part.
+
     Raises:
         UserError: DeepSpeed refuses its configuration.
     """
@@ -110,14 +114,19 @@ class Engine:
         self.world, self.stage, self.lora = world, zero.stage, lora or LoraConfig()
         self.ema = ema or EmaConfig()
         self.place = find_place(parallel or ParallelConfig(), world)
-        # To DeepSpeed all ranks are alike, as if each read sequences of its own: it reduces gradients over all of them.
-        batch = replace(batch, sequences=batch.micro * batch.accumulation * world.size, ranks=world.size)
+        unit = self.place.unit
+        self.partition, self.partitions = (unit.rank, unit.ranks) if unit else (world.rank, world.size)
+        # To DeepSpeed all ranks that partition are alike, as if each read sequences of its own: it reduces gradients
+        # over all of them.
+        batch = replace(batch, sequences=batch.micro * batch.accumulation * self.partitions, ranks=self.partitions)
         self.batch = batch
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
         settings = deepspeed_settings(batch, zero, precision, optimizer.clip_norm, passed_through or {})
         try:
             dtype, base = DTYPES[precision.kind], optimizer.base_width
-            module = _build(model, seed, world, zero.stage, settings, self.lora, dtype, base)
+            # It keeps this for the whole process, and engines may come one after another.
+            deepspeed.utils.groups.mpu = None
+            module = _build(model, seed, world, self.place, zero.stage, settings, self.lora, dtype, base)
             module.checkpoint_activations, module.recomputation = activation_checkpointing, recomputation(recomputed)
             module.share_sequences(self.place.shared)
             if precision.kind == "fp8":
@@ -130,16 +139,17 @@ class Engine:
                 model=module,
                 optimizer=build_optimizer(optimizer, module),
                 config=settings,
+                mpu=unit,
                 dist_init_required=False,
             )
         except ValueError as error:  # pydantic's ValidationError among them
             raise UserError(f"DeepSpeed refuses its configuration: {' '.join(str(error).split())}") from None
-        if world.size == 1 and zero.stage == 0:
+        if self.partitions == 1 and zero.stage == 0:
             # Nobody to sum with: DeepSpeed would copy all gradients into one flat tensor and back.
             self.deepspeed.enable_backward_allreduce = False
         is_gpu, is_fp32 = world.device.type != "cpu", precision.kind == "fp32"
-        if sums_in_place(zero, world.size, is_gpu, is_fp32) and not passed_through:
-            reduce_in_place(self.deepspeed.optimizer)
+        if sums_in_place(zero, self.partitions, is_gpu, is_fp32) and not passed_through:
+            reduce_in_place(self.deepspeed.optimizer, unit.group if unit else None)
         if compiled:
             compile_blocks(self.module)
         stepped = torch_optimizer(self)
@@ -147,7 +157,7 @@ class Engine:
             groups = by_role(shapes_of(module), optimizer, model.width)
             orthogonal = {name for role, members in groups.items() if role.orthogonal for name, _ in members}
             stepped.matrices = matrices_by_master(self, orthogonal, zero.gather_bucket)
-        self.update = Update(self.deepspeed, zero.stage, optimizer.clip_norm)
+        self.update = Update(self.deepspeed, zero.stage, optimizer.clip_norm, self.place.split)
         self._forward = DeviceClock(world.device)
 
     @property
@@ -185,7 +195,7 @@ class Engine:
             if number < len(batches):
                 self.deepspeed.step()
         # The one place of a step where a GPU is waited for: what it comes to is judged before the update.
-        counted = self.world.sum(torch.cat((summed.view(1), self._router_tally())))
+        counted = self.world.sum(self._counted(torch.cat((summed.view(1), self._router_tally()))))
         norm, *numbers = torch.cat((self.update.gradient_norm().double().view(1), told, counted)).tolist()
         targets, tokens, busy = int(numbers[0]), int(numbers[1]), numbers[2 : 2 + self.world.size]
         total, *routed = numbers[2 + self.world.size :]
@@ -222,10 +232,11 @@ class Engine:
     def whole(self) -> Iterator[Transformer]:
         """Give the model with all its weights on this rank, for inference at the rank's own pace.
 
-        At stage 3 that is a copy, gathered once, for which all ranks must call it; at others it is the model itself.
+        At stage 3, and where ranks split the model, that is a copy, gathered once, for which all ranks must call it;
+        else it is the model itself.
         """
         with self.evaluating():
-            yield self._gathered() if self.stage == 3 else self.module
+            yield self._gathered() if self.stage == 3 or self.place.split else self.module
 
     def close(self) -> None:
         self.deepspeed.destroy()
@@ -240,9 +251,11 @@ class Engine:
                 attach_adapters(copy, self.lora)
         for (_, mine), (_, other) in zip(self.module.named_buffers(), copy.named_buffers(), strict=True):
             other.copy_(mine)
-        for mine, other in zip(self.module.parameters(), copy.parameters(), strict=True):
-            with gathered(mine):
-                other.data = mine.data.to(other.device, copy=True)
+        split = self.place.split
+        for (name, mine), other in zip(self.module.named_parameters(), copy.parameters(), strict=True):
+            with gathered(mine) if self.stage == 3 else nullcontext():
+                whole = mine.data if split is None else split.whole(name, mine.data)
+                other.data = whole.to(other.device, copy=True)
         return copy.eval()
 
     def _announce(self, counts: tuple[int, int], busy_seconds: float) -> Tensor:
@@ -253,8 +266,13 @@ class Engine:
         """
         others = [0.0] * self.world.size
         others[self.world.rank] = busy_seconds
-        told = torch.tensor([*counts, *others], dtype=torch.float64)
+        counted = self._counted(torch.tensor(counts, dtype=torch.float64))
+        told = torch.cat((counted, torch.tensor(others, dtype=torch.float64)))
         return self.world.sum(told.to(self.world.device, non_blocking=True))
+
+    def _counted(self, values: Tensor) -> Tensor:
+        """Return what goes into a sum over all ranks of what each comes to on the sequences that it reads."""
+        return values if self.place.counts else torch.zeros_like(values)
 
     def _router_tally(self) -> Tensor:
         """Return what this rank's routers did since they were asked last; nothing without any."""
@@ -285,17 +303,26 @@ def _build(
     config: TransformerConfig,
     seed: int,
     world: World,
+    place: Place,
     stage: int,
     settings: dict[str, Any],
     lora: LoraConfig,
     dtype: torch.dtype,
     base_width: int | None,
 ) -> Transformer:
-    """Build and initialise the model; at stage 3 what is trained is partitioned while it is built, never whole."""
+    """Build and initialise the model; at stage 3 what is trained is partitioned while it is built, never whole.
+
+    A parameter that is split over ranks is made whole, one at a time, so that it begins as the model's on one rank.
+    """
     deepspeed = import_deepspeed()
-    trained = deepspeed.zero.Init(config_dict_or_path=settings) if stage == 3 else world.device
+    split, unit = place.split, place.unit
+    is_first = (unit.rank if unit else world.rank) == 0
+    trained: Any = world.device
+    if stage == 3:
+        group = unit.group if unit else None
+        trained = deepspeed.zero.Init(config_dict_or_path=settings, mpu=unit, data_parallel_group=group)
     with world.device if lora.rank else trained:
-        module = Transformer(config)
+        module = Transformer(config, split)
     if lora.rank:
         freeze(module, dtype)
         with trained:
@@ -303,6 +330,12 @@ def _build(
     for name, parameter in module.named_parameters():
         whole = deepspeed.zero.GatheredParameters(parameter, modifier_rank=0) if stage == 3 else nullcontext()
         with whole:
-            if stage != 3 or world.is_main:
+            if stage == 3 and not is_first:
+                continue
+            if split is None or split_axis(name) is None:
                 initialise_parameter(name, parameter.data, config, seed, base_width)
+                continue
+            values = parameter.data.new_empty(split.located(name, parameter.shape).shape)
+            initialise_parameter(name, values, config, seed, base_width)
+            parameter.data.copy_(split.part(name, values))
     return module

@@ -29,7 +29,7 @@ from train.model.compressible import check_quantization
 from train.model.recomputation import BLOCKS, CHEAP
 from train.model.transformer import TransformerConfig
 from train.objective import check_objective_data
-from train.parallel import check_parallel, check_shares
+from train.parallel import check_parallel, check_shares, check_split
 from train.run_data import RunData, open_run_data
 from train.run_folder import RunFolder, check_run, locate_run
 from train.settings import TrainConfig, check_settings, plan_run
@@ -102,11 +102,7 @@ class Prepared:
             f"data     {self.data.describe(config.steps)}",
             f"batch    {last.sequences} sequences × {last.length} tokens = {last.sequences * last.length:,} tokens a "
             f"step (micro {batch.micro} × accumulation {accumulation} × {batch.ranks} ranks)",
-            *(
-                [f"         each of them {config.parallel.sequence} processes that share its sequences"]
-                if config.parallel.sequence > 1
-                else []
-            ),
+            *([f"         each of them {config.parallel.described}"] if config.parallel.described else []),
             *([f"         after {changes} changes on the way"] if changes else []),
             f"steps    {config.steps:,}: {tokens:,} tokens, {flops:.2e} FLOPs",
             f"engine   ZeRO {config.zero.stage}, {config.precision.kind}{self._run_as(config)}",
@@ -116,7 +112,7 @@ class Prepared:
     def _run_as(self, config: TrainConfig) -> str:
         if self.zero.stage == config.zero.stage:
             return ""
-        return f" (one process has nothing to share: run as {self.zero.stage})"
+        return f" (nobody to share with: run as {self.zero.stage})"
 
 
 def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
@@ -130,7 +126,7 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     check_settings(config)
     segments = plan_run(config)
     check_parallel(config.parallel, ranks, config.objective.kind)
-    batch = plan_batches(config.batch, segments, ranks // config.parallel.sequence)
+    batch = plan_batches(config.batch, segments, ranks // config.parallel.together)
     data = open_run_data(config, segments)
     run = locate_run(composed, data.fingerprint)
     start = find_start(config.model, config.start_from, run, data.tokenizer, data.name, composed.overrides)
@@ -139,6 +135,7 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     check_quantization(config.quantization, config.lora.rank, model)
     _check_experts(config, model)
     check_shares(config.parallel, model, sorted({segment.length for segment in segments}))
+    check_split(config.parallel, model, _whole_matrices(config, start is not None and start.pruning is not None))
     if start and start.pruning:
         _check_zeros(config)
     if config.precision.kind == "fp8":
@@ -148,9 +145,10 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     if frozen:
         check_shares(config.parallel, frozen.model, [], frozen.role)
     check_run(run, composed)
-    zero = run_as(config.zero, config.precision, ranks, config.deepspeed)
+    zero = run_as(config.zero, config.precision, ranks // config.parallel.tensor, config.deepspeed)
     layout = _layout(config, zero, batch, segments)
     trained = parameter_sizes(model, config.optimizer, config.lora, config.ema.decay > 0)
+    split = parameter_sizes(model, config.optimizer, config.lora, config.ema.decay > 0, config.parallel.tensor)
     parameters = parameter_sizes(model).total
     unchanged = (parameters if config.lora.rank else 0) + (parameter_sizes(frozen.model).total if frozen else 0)
     if config.quantization.bits:
@@ -165,7 +163,7 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
         batch=batch,
         zero=zero,
         layout=layout,
-        footprint=footprint(model, layout, trained),
+        footprint=footprint(model, layout, split),
         data=data,
         token_bytes=token_bytes(data.tokenizer, model.vocabulary_size),
         run=run,
@@ -208,11 +206,27 @@ def _check_experts(config: TrainConfig, model: TransformerConfig) -> None:
         raise UserError(f"{there[0]} knows single matrices alone, and model.experts={model.experts} are stacked")
 
 
+def _whole_matrices(config: TrainConfig, is_pruned: bool) -> dict[str, str]:
+    """Return what needs whole matrices, each with what for."""
+    asked = {
+        f"optimizer={config.optimizer.kind}": (config.optimizer.kind == "muon", "makes whole matrices orthogonal"),
+        f"lora.rank={config.lora.rank}": (bool(config.lora.rank), "stands beside whole matrices"),
+        f"quantization.bits={config.quantization.bits}": (
+            bool(config.quantization.bits),
+            "rounds by groups of whole rows",
+        ),
+        "precision=fp8": (config.precision.kind == "fp8", "puts layers of its own in the place of those"),
+        f"start_from={config.start_from}": (is_pruned, "keeps the zeros of whole matrices"),
+    }
+    return {setting: reason for setting, (is_asked, reason) in asked.items() if is_asked}
+
+
 def _layout(config: TrainConfig, zero: ZeroConfig, batch: BatchPlan, segments: Sequence[Segment]) -> Layout:
     """Return the layout of the step that takes most: the longest sequences, the largest batch."""
     return Layout(
         ranks=batch.ranks * config.parallel.sequence,
         sequence_ranks=config.parallel.sequence,
+        tensor_ranks=config.parallel.tensor,
         micro=batch.micro,
         length=max(segment.length for segment in segments),
         accumulation=batch.accumulation,
@@ -233,10 +247,10 @@ def check_memory(prepared: Prepared, config: TrainConfig, local_rank: int) -> st
     Raises:
         UserError: it can't fit; the message says what would.
     """
-    room = find_room(ranks_on_this_machine(prepared.layout.ranks), local_rank)
+    room = find_room(ranks_on_this_machine(prepared.layout.processes), local_rank)
     room = replace(room, device=room.device - prepared.frozen_bytes)
     if config.checkpoint.asynchronous and 0 < config.checkpoint.every < config.steps:
-        room = room.without(prepared.state_bytes / prepared.layout.ranks)
+        room = room.without(prepared.state_bytes / prepared.layout.processes)
     return check_room(prepared.footprint, room, lambda: mends(prepared.model, prepared.layout, room, config))
 
 
@@ -261,6 +275,6 @@ def mends(model: TransformerConfig, layout: Layout, room: Room, config: TrainCon
         for stage in range(layout.zero.stage + 1, 4)
         if layout.ranks > 1
     ]
-    sizes = parameter_sizes(model, config.optimizer, config.lora, config.ema.decay > 0)
+    sizes = parameter_sizes(model, config.optimizer, config.lora, config.ema.decay > 0, layout.tensor_ranks)
     needs = ((name, footprint(model, other, sizes).peak.total) for name, other in changed)
     return list(islice((f"{name} needs {gigabytes(peak)}" for name, peak in needs if peak < room.device), MENDS))

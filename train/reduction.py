@@ -20,17 +20,21 @@ def sums_in_place(zero: ZeroConfig, ranks: int, is_gpu: bool, is_fp32: bool) -> 
     return zero.stage == 1 and ranks > 1 and is_fp32 and not is_gpu and not zero.offload_optimizer
 
 
-def reduce_in_place(optimizer: Any) -> None:
-    """Let DeepSpeed's optimizer of stage 1 sum gradients in place; of the sums it reads only its own partition's."""
-    rank, ranks = distributed.get_rank(), distributed.get_world_size()
+def reduce_in_place(optimizer: Any, among: distributed.ProcessGroup | None = None) -> None:
+    """Let DeepSpeed's optimizer of stage 1 sum gradients in place; of the sums it reads only its own partition's.
+
+    Args:
+        among: the ranks that partition; all if None.
+    """
+    rank, ranks = distributed.get_rank(among), distributed.get_world_size(among)
 
     def reduce(_: Any, gradients: list[Tensor], kind: torch.dtype, **__: Any) -> None:
         parameters = optimizer.ipg_buckets[kind].params
         whose = [optimizer.param_to_partition_ids[group][number] for group, _, number in parameters]
         waited_for = [
-            distributed.reduce(gradient, owners[0], async_op=True)
+            distributed.reduce(gradient, group=among, group_dst=owners[0], async_op=True)
             if len(owners) == 1
-            else distributed.all_reduce(gradient, async_op=True)
+            else distributed.all_reduce(gradient, group=among, async_op=True)
             for gradient, owners in zip(gradients, whose, strict=True)
         ]
         for work in waited_for:

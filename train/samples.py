@@ -34,6 +34,6 @@ def write_samples(engine: Engine, config: SamplesConfig, tokenizer: Tokenizer, s
         for prompt in config.prompts:
             ids = [tokenizer.end_of_document, *tokenizer.encode(prompt)]
             parameter_dtype = next(engine.module.parameters()).dtype
-            tokens = sample_tokens(model, engine.module.config, ids, sampling, engine.world.device, parameter_dtype)
+            tokens = sample_tokens(model, engine.module.cached, ids, sampling, engine.world.device, parameter_dtype)
             written.append((prompt, "".join(stream_text(tokens, tokenizer, []))))
     return written

@@ -148,8 +148,8 @@ def check_settings(config: TrainConfig) -> None:
         raise UserError(
             f"cluster.kind={config.cluster.kind}: `python -m train` is what a launcher starts: use `headrace train`"
         )
-    experts, sequence_ranks = config.model.experts, config.parallel.sequence
-    check_compile(config.compile, config.zero.stage, config.lora.rank, experts, sequence_ranks)
+    experts, parallel = config.model.experts, config.parallel
+    check_compile(config.compile, config.zero.stage, config.lora.rank, experts, parallel.sequence, parallel.tensor)
     if config.compile and config.activation_checkpointing and config.recomputed == CHEAP:
         raise UserError(
             f"compile=true with recomputed={config.recomputed}: a graph chooses itself what it keeps; leave that out"

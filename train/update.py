@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from train.model.split_layers import SplitLayers, is_split
 
 EPSILON = 1e-6
 """Added to the norm before it is divided by, as in PyTorch's and DeepSpeed's clipping."""
@@ -25,10 +28,11 @@ class Update:
     Args:
         engine: DeepSpeed's.
         clip_norm: that gradients are clipped to; 0 doesn't clip.
+        split: over which ranks blocks are.
     """
 
-    def __init__(self, engine: Any, stage: int, clip_norm: float):
-        self._engine, self._stage, self._clip_norm = engine, stage, clip_norm
+    def __init__(self, engine: Any, stage: int, clip_norm: float, split: SplitLayers | None = None):
+        self._engine, self._stage, self._clip_norm, self._split = engine, stage, clip_norm, split
         self._norm: Any = None
 
     def gradient_norm(self) -> Tensor:
@@ -38,7 +42,7 @@ class Update:
         """
         optimizer = self._engine.optimizer
         if self._stage == 0:
-            self._norm = torch.nn.utils.get_total_norm(self._gradients())
+            self._norm = self._plain_norm()
             return self._norm
         if self._stage == 3:
             from deepspeed.runtime.utils import combine_grad_norm_groups
@@ -85,6 +89,15 @@ class Update:
 
     def _gradients(self) -> list[Tensor]:
         return [each.grad for each in self._engine.module.parameters() if each.grad is not None]
+
+    def _plain_norm(self) -> Tensor:
+        """Return stage 0's norm; what is whole on all ranks that split a model counts once, as with DeepSpeed's."""
+        if self._split is None:
+            return get_total_norm(self._gradients())
+        parameters = [each for each in self._engine.module.parameters() if each.grad is not None]
+        parts = get_total_norm([each.grad for each in parameters if is_split(each)])
+        torch.distributed.all_reduce(squared := parts.square(), group=self._split.group)
+        return (squared + get_total_norm([each.grad for each in parameters if not is_split(each)]).square()).sqrt()
 
     def drop(self) -> None:
         """Go on to the next step without an update: weights, moments and loss scale stay, gradients go."""

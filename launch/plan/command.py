@@ -57,6 +57,7 @@ VERB = Verb(
         ("recomputed", "what of a block it works out again: blocks, cheap or host"),
         ("tokens", "to be trained on; 20 per parameter if left out"),
         ("parallel.sequence", "devices that share each sequence, for long contexts"),
+        ("parallel.tensor", "devices that split each block, for large models"),
         ("price", "of a device and hour, in your money"),
         ("failures.device_hours", "of a device between failures"),
         ("device.KEY, network.KEY", "other figures than the sheet's"),

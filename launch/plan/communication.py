@@ -7,6 +7,8 @@ the ports between machines sets the pace; every rank that the data passes costs 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from launch.plan.hardware import Cluster
 
 LINK_LATENCY = 2e-6
@@ -43,6 +45,18 @@ def exchange_seconds(cluster: Cluster, size: float, ranks: int) -> float:
         # What leaves a machine has each device's own port.
         pace = min(pace, cluster.network.bandwidth * (ranks - 1) / (ranks - within))
     return size * (ranks - 1) / ranks / (pace * cluster.network.efficiency) + _latency(cluster)
+
+
+def neighbours(cluster: Cluster, ranks: int) -> Cluster:
+    """Return the devices of `ranks` neighbours, as a cluster of their own."""
+    within = min(ranks, cluster.devices_per_node)
+    return replace(cluster, nodes=-(-ranks // within), devices_per_node=within)
+
+
+def every(cluster: Cluster, ranks: int) -> Cluster:
+    """Return one device of each `ranks` neighbours, as a cluster of their own."""
+    within = max(1, cluster.devices_per_node // ranks)
+    return replace(cluster, nodes=max(1, cluster.devices // ranks // within), devices_per_node=within)
 
 
 def _latency(cluster: Cluster) -> float:

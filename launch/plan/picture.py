@@ -139,10 +139,12 @@ def plan_lines(plan: Plan) -> list[str]:
         return ["", f"nothing fits: {plan.recommendation.limits}"]
     layout, kept = chosen.layout, run.goodput
     cost = f", {amount(run.cost)} at {plan.config.price:g} a device and hour" if run.cost is not None else ""
+    described = plan.config.parallel.described
+    ranks = f"{plan.config.readers:,} times {described}" if described else f"{layout.ranks:,} ranks"
     lines = [
         "",
-        f"use       {chosen.name}, micro-batch {layout.micro} × accumulation {layout.accumulation} × {layout.ranks:,} "
-        f"ranks; {gigabytes(chosen.footprint.peak.total)} of tensors ({chosen.footprint.moment})",
+        f"use       {chosen.name}, micro-batch {layout.micro} × accumulation {layout.accumulation} × {ranks}; "
+        f"{gigabytes(chosen.footprint.peak.total)} of tensors ({chosen.footprint.moment})",
         f"limited   by {plan.recommendation.limits}",
         f"overlap   {_seconds(chosen.time.hidden)} of communication a step runs beside computing",
         f"run       {run.steps:,} steps, {amount(run.tokens)} tokens: {duration(run.seconds)}{cost}",

@@ -14,7 +14,7 @@ from train.memory.layout import Layout
 from train.memory.room import needed
 from train.memory.sizes import ParameterSizes, parameter_sizes
 from train.model.transformer import TransformerConfig
-from train.parallel import check_shares
+from train.parallel import check_shares, check_split
 
 STEP_TOKENS = 1 << 20
 """Of a step, about, where the user doesn't say: what models of some billions are trained with."""
@@ -77,10 +77,13 @@ def recommend(config: PlanConfig) -> Recommendation:
     """Return the fastest layout that fits among all stages, micro-batches and ways to recompute that are allowed."""
     model = config.model.resolve(config.model.vocabulary_size or config.data.vocabulary)
     check_shares(config.parallel, model, [config.data.sequence_length])
+    is_muon = config.optimizer.kind == "muon"
+    check_split(config.parallel, model, {"optimizer=muon": "makes whole matrices orthogonal"} if is_muon else {})
     work, readers = work_of(model, config.data.sequence_length, config.optimizer), config.readers
     sequences = config.batch.sequences or readers * math.ceil(STEP_TOKENS / config.data.sequence_length / readers)
-    sizes = parameter_sizes(model, config.optimizer)
-    options = [_option(layout, model, sizes, work, config) for layout in _layouts(config, sequences // readers)]
+    sizes = parameter_sizes(model, config.optimizer, tensor_ranks=config.parallel.tensor)
+    mine = work_of(model, config.data.sequence_length, config.optimizer, config.parallel.tensor)
+    options = [_option(layout, model, sizes, work, mine, config) for layout in _layouts(config, sequences // readers)]
     kinds = list(dict.fromkeys(option.kind for option in options))
     shown = [_best([option for option in options if option.kind == kind]) for kind in sorted(kinds)]
     fitting = [option for option in shown if option.fits]
@@ -100,8 +103,9 @@ def _layouts(config: PlanConfig, share: int) -> list[Layout]:
     ]
     return [
         Layout(
-            ranks=config.cluster.devices,
+            ranks=config.cluster.devices // config.parallel.tensor,
             sequence_ranks=config.parallel.sequence,
+            tensor_ranks=config.parallel.tensor,
             micro=micro,
             length=config.data.sequence_length,
             accumulation=share // micro,
@@ -118,10 +122,19 @@ def _layouts(config: PlanConfig, share: int) -> list[Layout]:
     ]
 
 
-def _option(layout: Layout, model: TransformerConfig, sizes: ParameterSizes, work: Work, config: PlanConfig) -> Option:
+def _option(
+    layout: Layout, model: TransformerConfig, sizes: ParameterSizes, work: Work, mine: Work, config: PlanConfig
+) -> Option:
+    """Return what a layout takes.
+
+    Args:
+        sizes: of the parameters of a rank.
+        work: of a token.
+        mine: what of it one rank does.
+    """
     held = footprint(model, layout, sizes)
-    time = step_time(work, layout, config.cluster)
-    speed = layout.tokens * layout.accumulation / time.total
+    time = step_time(mine, layout, config.cluster)
+    speed = layout.tokens * layout.accumulation / time.total / layout.tensor_ranks
     peak = config.device.peak_flops[layout.precision]
     need = needed(held, layout.is_gpu)
     fits = need <= config.device.memory

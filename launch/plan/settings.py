@@ -49,7 +49,7 @@ class PlanConfig:
 
     Args:
         zero: buckets, overlap and threshold; the stage is planned.
-        parallel: devices that share each sequence.
+        parallel: devices that share each sequence, or split each block.
         nodes: machines.
         devices_per_node: devices of each, one process on each device.
         stages: ZeRO stages to consider.
@@ -91,8 +91,8 @@ class PlanConfig:
 
     @property
     def readers(self) -> int:
-        """Devices that read different sequences; those that share one count as one."""
-        return self.cluster.devices // self.parallel.sequence
+        """Devices that read different sequences; those that share one, or split the model, count as one."""
+        return self.cluster.devices // self.parallel.together
 
 
 def register_plan() -> None:

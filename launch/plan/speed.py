@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launch.plan.communication import exchange_seconds, gather_seconds, reduce_seconds
+from launch.plan.communication import every, exchange_seconds, gather_seconds, neighbours, reduce_seconds
 from launch.plan.hardware import Cluster
 from launch.plan.work import Work
 from train.deepspeed_settings import ZeroConfig
@@ -124,6 +124,7 @@ def step_time(
     """Return the time of a step of `layout.accumulation` micro-batches.
 
     Args:
+        work: of one rank.
         traffic: for another way to communicate than DeepSpeed's.
         recomputed: for another way to recompute than the layout's.
 
@@ -144,8 +145,8 @@ def step_time(
         "moved": tokens * (moved * (1 + BACKWARD_MOVED) + work.loss_bytes / pace),
         "recomputed": tokens * (again.matrix * blocks + again.attention * attention + again.moved * moved),
     }
-    seen, hidden = _communication(work.parameters, layout, cluster, traffic)
-    seen += _exchange(work, layout, cluster) + _waiting_on_host(work, layout, cluster)
+    seen, hidden = _communication(work.parameters, layout, every(cluster, layout.tensor_ranks), traffic)
+    seen += _exchange(work, layout, cluster) + _sums(work, layout, cluster) + _waiting_on_host(work, layout, cluster)
     excess = max(0.0, hidden - sum(computing.values()))
     return StepTime(
         **computing,
@@ -175,6 +176,15 @@ def _exchange(work: Work, layout: Layout, cluster: Cluster) -> float:
         return 0.0
     passes = layout.accumulation * (3 if layout.activation_checkpointing else 2)
     return passes * exchange_seconds(cluster, layout.tokens * work.exchanged * layout.element, layout.sequence_ranks)
+
+
+def _sums(work: Work, layout: Layout, cluster: Cluster) -> float:
+    """Return the time of the sums over the ranks that split blocks, for which every layer waits: once in each pass."""
+    if layout.tensor_ranks == 1:
+        return 0.0
+    passes = layout.accumulation * (3 if layout.activation_checkpointing else 2)
+    size = layout.tokens * work.summed * layout.element
+    return passes * reduce_seconds(neighbours(cluster, layout.tensor_ranks), size, work.sums)
 
 
 def _waiting_on_host(work: Work, layout: Layout, cluster: Cluster) -> float:

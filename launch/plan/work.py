@@ -31,6 +31,8 @@ class Work:
         loss_bytes: that the loss reads and writes, its gradient with it.
         boundaries: elements between blocks.
         exchanged: elements that a forward pass sends around attention where ranks share sequences.
+        sums: over ranks, in a forward pass where these split blocks, and as many in a backward pass.
+        summed: elements in them.
         orthogonal: elements of matrices whose updates are made orthogonal, of the whole model.
         orthogonal_flops: that this takes at an update, of the whole model.
     """
@@ -44,6 +46,8 @@ class Work:
     loss_bytes: float
     boundaries: int = 0
     exchanged: int = 0
+    sums: int = 0
+    summed: int = 0
     orthogonal: int = 0
     orthogonal_flops: float = 0.0
 
@@ -53,36 +57,41 @@ class Work:
         return 3.0 * (self.matrix_flops + self.attention_flops)
 
 
-def work_of(model: TransformerConfig, length: int, optimizer: OptimizerConfig | None = None) -> Work:
-    """Return the work of our model's code, read from it kernel by kernel.
+def work_of(
+    model: TransformerConfig, length: int, optimizer: OptimizerConfig | None = None, tensor_ranks: int = 1
+) -> Work:
+    """Return the work of our model's code, read from it kernel by kernel, or of one of the ranks that split its blocks.
 
     Two norms read and write D each, two sums 3·D; a rotation is five kernels over Q + K; silu and the product of gate
     and up read and write 5·H; attention reads and writes Q and K twice. Each active expert does as much, and its rows
     are laid out, weighted and added up, 8·D. Newton–Schulz's iteration is a matrix's product with itself, that with
-    itself, and that with the matrix.
+    itself, and that with the matrix. Norms, routers, head and loss aren't split.
     """
     assert model.vocabulary_size is not None
     head = 2.0 * model.vocabulary_size * model.width
     queries, keys = model.heads * model.width_of_head, model.key_value_heads * model.width_of_head
     attention = 2.0 * queries * length
     flops = model.flops_per_token(length) / 3.0
-    hidden, routing = model.hidden_width, 0
+    hidden, rows = model.hidden_width, 0
     if model.experts:
         hidden = model.active_experts * model.hidden_width + model.shared_width
-        routing = 8 * model.active_experts * model.width + 6 * model.experts
-    per_block = 10 * model.width + 12 * (queries + keys) + 5 * hidden + routing
-    sizes = parameter_sizes(model, optimizer)
+        rows = 8 * model.active_experts * model.width
+    per_block = 10 * model.width + 6 * model.experts + (12 * (queries + keys) + 5 * hidden + rows) / tensor_ranks
+    sizes = parameter_sizes(model, optimizer, tensor_ranks=tensor_ranks)
+    whole = head + 2.0 * model.layers * model.width * model.experts
     shapes = [sorted(shape) for shape in sizes.matrices]
     return Work(
         parameters=sizes.total,
-        active_parameters=sizes.total - model.idle_parameters,
+        active_parameters=sizes.total - model.idle_parameters // tensor_ranks,
         orthogonal=sum(short * long for short, long in shapes),
         orthogonal_flops=ITERATIONS * sum(4.0 * short**2 * long + 2.0 * short**3 for short, long in shapes),
-        matrix_flops=flops - model.layers * attention,
+        matrix_flops=whole + (flops - model.layers * attention - whole) / tensor_ranks,
         head_flops=head,
-        attention_flops=model.layers * attention,
+        attention_flops=model.layers * attention / tensor_ranks,
         moved=model.layers * per_block,
         loss_bytes=LOSS_BYTES * model.vocabulary_size,
         boundaries=model.layers * model.width,
         exchanged=model.layers * 2 * (queries + keys),
+        sums=2 * model.layers,
+        summed=2 * model.layers * model.width,
     )

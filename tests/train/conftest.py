@@ -60,6 +60,22 @@ def saves(tmp_path_factory: pytest.TempPathFactory, small_dataset: Path) -> Trai
 
 
 @pytest.fixture(scope="session")
+def split_by_pairs(tmp_path_factory: pytest.TempPathFactory, small_dataset: Path) -> Trainings:
+    """Four ranks, of which two split each block and two hold the same part of it."""
+    folder = tmp_path_factory.mktemp("pairs")
+    shutil.copytree(small_dataset / "tokenizer", folder / "tokenizer")
+    plans: list[dict[str, Any]] = []
+    for stage in STAGES:
+        to, common = f"{folder}/{stage}", {"stage": stage, "steps": 20, "tensor": 2}
+        plans.append({"name": f"pairs {stage}", "save_at": {"10": to}, **common})
+        plans.append({"name": f"pairs {stage} resumed", "load": f"{to}/step-00000010", **common})
+    plans.append({"name": "pairs experts", "stage": 3, "steps": 8, "tensor": 2, "experts": True})
+    plans.append({"name": "pairs corrupted", "stage": 1, "steps": 2, "tensor": 2,
+                  "corrupted": "blocks.0.feed_forward.up.weight"})  # fmt: skip
+    return Trainings(folder, {4: run_plans(folder, 4, plans)})
+
+
+@pytest.fixture(scope="session")
 def optimized(tmp_path_factory: pytest.TempPathFactory, small_dataset: Path) -> Trainings:
     """Trainings by other optimizers than AdamW, with one that two processes began gone on with by one."""
     folder = tmp_path_factory.mktemp("optimized")
@@ -158,6 +174,9 @@ def alone(folder: Path) -> list[dict[str, Any]]:
         *tuned(),
         *adapted(folder, 1),
         *routed(folder, 1),
+        {"name": "odd", "steps": 8, "model": ODD},
+        {"name": "odd recomputed 3", "stage": 3, "steps": 8, "model": ODD, "activation_checkpointing": True,
+         "recomputed": "cheap"},
         {"name": "documents", "steps": 8, "objective": {"kind": "sft"}},
         full_disk(folder, 1),
     ]  # fmt: skip
@@ -177,6 +196,7 @@ def together(folder: Path) -> list[dict[str, Any]]:
         *(compiled(1) if soaking() else []),
         *routed(folder, 2),
         *shared(folder),
+        *split(folder),
         {"name": "growing offload 2", "stage": 2, "half_until": 5, "zero": {"offload_optimizer": True}},
         *({"name": f"offload {stage}", "stage": stage, "zero": {"offload_optimizer": True}} for stage in (1, 2)),
         *({"name": f"grown {stage}", "stage": stage, "steps": 50, "load": f"{folder}/1-{stage}/step-00000020"}
@@ -303,6 +323,41 @@ def shared(folder: Path) -> list[dict[str, Any]]:
         {"name": "shared forward", "stage": 1, "steps": 8, "objective": OBJECTIVES["forward"], **common},
         {"name": "shared experts", "stage": 3, "steps": 8, "experts": True, **common},
         {"name": "shared bf16", "stage": 1, "precision": "bf16", **common},
+    ]
+
+
+ODD: dict[str, Any] = {"query_key_norm": True, "attention_bias": True, "attention_output_bias": True,
+                       "feed_forward_bias": True, "tied_embeddings": False}  # fmt: skip
+
+
+def split(folder: Path) -> list[dict[str, Any]]:
+    """Two ranks with a half of each block, at every stage; what they save goes on whole, and what one saved split."""
+    to, common = f"{folder}/split", {"tensor": 2}
+    plans: list[dict[str, Any]] = [
+        {"name": f"split {stage}", "stage": stage, "steps": 20, **common} for stage in STAGES
+    ]
+    plans[1] |= {"save_at": {"10": to, "20": to}}
+    load, half = f"{to}/step-00000010", {"steps": 8, **common}
+    return [
+        *plans,
+        {"name": "split resumed", "stage": 1, "steps": 20, "load": load, "save_at": {"20": f"{to}-resumed"}, **common},
+        {"name": "split to whole", "stage": 3, "steps": 20, "load": load},
+        {"name": "whole to split", "stage": 2, "steps": 25, "load": f"{folder}/1-0/step-00000020", **common},
+        {"name": "split experts 0", "stage": 0, "experts": True, **half, "save_at": {"4": f"{to}-experts"}},
+        {"name": "split experts 3", "stage": 3, "experts": True, "load": f"{to}-experts/step-00000004", **half},
+        {
+            "name": "split odd",
+            "stage": 2,
+            "model": ODD,
+            "activation_checkpointing": True,
+            "recomputed": "cheap",
+            **half,
+        },
+        {"name": "split offload", "stage": 2, "zero": {"offload_optimizer": True}, **half},
+        {"name": "split bf16", "stage": 1, "precision": "bf16", **half},
+        {"name": "split documents", "stage": 0, "objective": {"kind": "sft"}, **half},
+        {"name": "split dpo", "stage": 1, "objective": OBJECTIVES["dpo"], **half},
+        {"name": "split corrupted", "stage": 0, "corrupted": "norm.weight/master", **common, "steps": 2},
     ]
 
 

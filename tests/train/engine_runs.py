@@ -77,6 +77,7 @@ class Plan:
         start: checkpoint whose weights are begun with.
         experts: the model is the one with experts.
         sequence: ranks that share each sequence.
+        tensor: ranks that split each block; at the end a whole copy of the model is compared with them.
         half_until: up to this step the batch has its first 4 alone.
         save_at: per step, the folder of checkpoints that one is written into.
         background_at: per step, the folder that a checkpoint is written into while training goes on.
@@ -107,6 +108,7 @@ class Plan:
     recomputed: str = "blocks"
     experts: bool = False
     sequence: int = 1
+    tensor: int = 1
     zero: dict[str, Any] = field(default_factory=dict)
     save_at: dict[str, str] = field(default_factory=dict)
     background_at: dict[str, str] = field(default_factory=dict)
@@ -174,11 +176,12 @@ def frozen_model() -> Transformer:
 
 
 def train(plan: Plan, world: World) -> dict[str, Any]:
+    parallel = ParallelConfig(plan.sequence, plan.tensor)
     engine = Engine(
         replace(EXPERTS if plan.experts else MODEL, **plan.model),
         SEED,
         world,
-        plan_batch(BatchConfig(SEQUENCES, plan.micro), world.size // plan.sequence),
+        plan_batch(BatchConfig(SEQUENCES, plan.micro), world.size // parallel.together),
         ZeroConfig(**{"stage": plan.stage, "reduce_bucket": 20_000, "gather_bucket": 20_000, **plan.zero}),
         PrecisionConfig(plan.precision),
         replace(OPTIMIZER, **plan.optimizer),
@@ -187,7 +190,7 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
         compiled=plan.compiled,
         ema=EmaConfig(plan.ema),
         recomputed=plan.recomputed,
-        parallel=ParallelConfig(plan.sequence),
+        parallel=parallel,
     )
     if plan.start:
         load_weights(engine, Path(plan.start))
@@ -234,10 +237,22 @@ def train(plan: Plan, world: World) -> dict[str, Any]:
         result["published"]["end"] = published.name
     if plan.break_off:
         result["broken off"] = broken_off(writer_into(plan.break_off, engine, background=True), engine, plan.steps)
+    if plan.tensor > 1:
+        result["whole copy"] = of_whole_copy(engine)
     if plan.corrupted:
         result["corruption"] = found_corruption(engine, plan.corrupted)
     engine.close()
     return result
+
+
+def of_whole_copy(engine: Engine) -> list[float]:
+    """Return the summed loss of a batch by the ranks together, and by a copy of the model that this one has whole."""
+    tokens, targets = whole_batch(1)
+    batch = Batch(tokens, targets, [[LENGTH]] * SEQUENCES, range(SEQUENCES))
+    with engine.evaluating():
+        together = engine.held_out(batch, build_objective(ObjectiveConfig(), False))["loss"]
+    with engine.whole() as model:
+        return [together, float(model(tokens, targets))]
 
 
 def broken_off(writer: CheckpointWriter, engine: Engine, step: int) -> list[str]:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from data_pipeline.foundation.errors import UserError
 from train.memory.sizes import parameter_sizes
 from train.model.attention import KeyValueCache
-from train.model.experts import MixtureOfExperts
+from train.model.experts import Experts, MixtureOfExperts
 from train.model.initialisation import initialise_weights
 from train.model.transformer import Transformer, TransformerConfig
 
@@ -302,3 +302,16 @@ def test_what_routers_do_is_told_of_all_ranks_together(trainings):
     assert together == pytest.approx(alone, rel=1e-4)
     assert 0.8 < alone["balance_loss"] < 2.0 and 1.0 <= alone["busiest_expert"] < EXPERTS.experts / 2
     assert alone["idle_experts"] == 0.0 and SEQUENCES * 32 > VOCABULARY
+
+
+def test_experts_that_no_token_chose_have_gradients_of_nothing():
+    """Of those on one of several ranks none may be chosen; ZeRO waits for their gradients all the same."""
+    experts = Experts(SMALL)
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter)
+    rows = torch.zeros(0, SMALL.width, requires_grad=True)
+    output = experts(rows, torch.zeros(SMALL.experts, dtype=torch.int32))
+    assert output.shape == rows.shape
+    output.sum().backward()
+    for parameter in experts.parameters():
+        assert parameter.grad is not None and not parameter.grad.any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,30 @@ def test_ranks_that_share_sequences_count_once_in_the_batch_and_each_in_the_layo
         prepared("model=nano", "batch.sequences=4", "parallel.sequence=2", ranks=3)
 
 
+def test_ranks_that_split_blocks_count_once_in_the_batch_and_partition_among_those_alike(prepared):
+    run, config = prepared("model=nano", "batch.sequences=4", "batch.micro=2", "parallel.tensor=2", "zero=1", ranks=4)
+    assert (run.batch.accumulation, run.batch.ranks) == (1, 2)
+    assert (run.layout.ranks, run.layout.processes, run.zero.stage) == (2, 4, 1)
+    assert any("each of them 2 processes that split each block" in line for line in run.lines(config))
+    alone, _ = prepared("model=nano", "batch.sequences=4", "batch.micro=2", "zero=1", ranks=2)
+    assert run.footprint.peak.total < alone.footprint.peak.total and run.trained == alone.trained
+    assert prepared("model=nano", "batch.sequences=4", "parallel.tensor=2", "zero=3", ranks=2)[0].zero.stage == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("optimizer=muon", "parallel.tensor=2 with optimizer=muon, which makes whole matrices orthogonal"),
+        ("quantization=int8", "parallel.tensor=2 with quantization.bits=8, which"),
+        ("model.hidden_width=351", "parallel.tensor=2 does not divide model.hidden_width=351"),
+        ("compile=true", "compile=true with parallel.tensor=2 was never tried"),
+    ],
+)
+def test_what_needs_whole_matrices_is_refused_where_blocks_are_split(prepared, typed, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        prepared("model=nano", "batch.sequences=4", "parallel.tensor=2", typed, ranks=2)
+
+
 def test_a_large_one_is_refused_before_anything_is_started(prepared):
     with pytest.raises(UserError, match=r"this can't fit: a rank will hold [0-9,.]+ GB"):
         check_memory(*prepared("model=llama_70b", "batch.sequences=4"), 0)
@@ -104,4 +129,4 @@ def test_one_process_in_float32_shares_with_nobody_and_says_so(prepared, overrid
     plan, config = prepared(*overrides, "batch.sequences=2", ranks=ranks)
     assert plan.zero.stage == plan.layout.zero.stage == run
     line = next(line for line in plan.lines(config) if line.startswith("engine"))
-    assert ("one process has nothing to share" in line) == (run != config.zero.stage)
+    assert ("nobody to share with" in line) == (run != config.zero.stage)

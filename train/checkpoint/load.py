@@ -74,10 +74,10 @@ def load_checkpoint(engine: Engine, folder: Path) -> TrainerState:
     reader = StateReader(folder, merges=False)
     moments = restore_optimizer(engine, state.optimizer_steps)
     for piece in local_pieces(engine):
-        reader.fill(piece.parameter, MASTER, piece.shape, piece.start, piece.of(piece.master))
+        reader.fill(piece.parameter, MASTER, piece.shape, piece.start, piece.of(piece.master), piece.columns)
         for kind in moments_in(moments[id(piece.master)]):
             target = piece.of(moments[id(piece.master)][kind])
-            reader.fill(piece.parameter, kind, piece.shape, piece.start, target)
+            reader.fill(piece.parameter, kind, piece.shape, piece.start, target, piece.columns)
     for piece in frozen_pieces(engine):
         reader.fill(piece.parameter, MASTER, piece.shape, piece.start, piece.of(piece.master))
     spread_masters(engine)
@@ -100,7 +100,7 @@ def load_weights(engine: Engine, folder: Path) -> None:
     """
     reader = StateReader(folder)
     for piece in frozen_pieces(engine) or local_pieces(engine):
-        reader.fill(piece.parameter, MASTER, piece.shape, piece.start, piece.of(piece.master))
+        reader.fill(piece.parameter, MASTER, piece.shape, piece.start, piece.of(piece.master), piece.columns)
     spread_masters(engine)
 
 
@@ -207,11 +207,32 @@ class StateReader:
         adapted = merges and any(key.endswith(f"adapter.up/{MASTER}") for key in self._pieces)
         self._scale = read_model_description(folder)["lora"].scale if adapted else None
 
-    def fill(self, parameter: str, kind: str, shape: tuple[int, ...], start: int, out: Tensor) -> None:
-        """Read elements from `start` on of a flattened parameter's state into `out`, a flat view."""
+    def fill(
+        self,
+        parameter: str,
+        kind: str,
+        shape: tuple[int, ...],
+        start: int,
+        out: Tensor,
+        columns: tuple[int, int] | None = None,
+    ) -> None:
+        """Read elements from `start` on of a flattened parameter's state into `out`, a flat view.
+
+        Args:
+            columns: (first, behind the last) in which elements are counted; all if None. Where they aren't stored like
+                that, whole rows are read.
+        """
+        stored = (piece.columns for piece, _ in self._pieces.get(f"{parameter}/{kind}", []))
+        if columns is not None and columns not in stored:
+            stop, width = start + out.numel(), columns[1] - columns[0]
+            above, below = start // width, -(-stop // width)
+            rows = torch.empty(below - above, shape[1])
+            self.fill(parameter, kind, shape, above * shape[1], rows.view(-1))
+            out.copy_(rows[:, slice(*columns)].flatten()[start - above * width : stop - above * width])
+            return
         adapter = parameter.removesuffix("weight") + "adapter"
         if self._scale is None or kind != MASTER or f"{adapter}.up/{MASTER}" not in self._pieces:
-            return self._fill(parameter, kind, shape, start, out)
+            return self._fill(parameter, kind, shape, start, out, columns)
         values = torch.empty(out.numel())
         self._fill(parameter, kind, shape, start, values)
         first, last = start // shape[1], -(-(start + out.numel()) // shape[1])
@@ -225,7 +246,15 @@ class StateReader:
         self._fill(parameter, MASTER, shape, 0, values.view(-1))
         return values
 
-    def _fill(self, parameter: str, kind: str, shape: tuple[int, ...], start: int, out: Tensor) -> None:
+    def _fill(
+        self,
+        parameter: str,
+        kind: str,
+        shape: tuple[int, ...],
+        start: int,
+        out: Tensor,
+        columns: tuple[int, int] | None = None,
+    ) -> None:
         stop = start + out.numel()
         if self._average and kind == MASTER and f"{parameter}/{AVERAGE}" in self._pieces:
             kind = AVERAGE
@@ -237,10 +266,18 @@ class StateReader:
                 )
             out.copy_(values.view(-1)[start:stop])
             return
-        found = 0
-        for piece, file in self._pieces.get(f"{parameter}/{kind}", []):
+        found, pieces = 0, self._pieces.get(f"{parameter}/{kind}", [])
+        apart = sorted({piece.columns for piece, _ in pieces if piece.columns and piece.shape == shape})
+        if apart and columns is None:
+            above, below = start // shape[1], -(-stop // shape[1])
+            rows = self._joined(parameter, kind, shape, above, below, apart)
+            out.copy_(rows.view(-1)[start - above * shape[1] : stop - above * shape[1]])
+            return
+        for piece, file in pieces:
             if piece.shape != shape:
                 raise UserError(f"{self._folder} is of another model: {parameter} is {piece.shape} there, {shape} here")
+            if piece.columns != columns:
+                continue
             low, high = max(start, piece.start), min(stop, piece.stop)
             if low < high:
                 out[low - start : high - start].copy_(file.read(piece, low, high))
@@ -249,3 +286,17 @@ class StateReader:
             raise Failure(
                 f"{self._folder} holds {found} of {out.numel()} elements of {parameter}/{kind} that are needed"
             )
+
+    def _joined(
+        self, parameter: str, kind: str, shape: tuple[int, ...], above: int, below: int, apart: list[tuple[int, int]]
+    ) -> Tensor:
+        """Return some rows of a matrix whose columns are stored apart."""
+        rows, known = torch.empty(below - above, shape[1]), 0
+        for first, last in apart:
+            part = torch.empty(below - above, last - first)
+            self._fill(parameter, kind, shape, above * (last - first), part.view(-1), (first, last))
+            rows[:, first:last] = part
+            known = last if first == known else -1
+        if known != shape[1]:
+            raise Failure(f"{self._folder} holds the columns {apart} of {shape[1]} of {parameter}/{kind}")
+        return rows

@@ -7,6 +7,9 @@ parameter:
 - stage 0: the parameter itself, whole on every rank;
 - stages 1 and 2: this rank's partition of all parameters laid end to end, reached through `_hp_mapping`;
 - stage 3: this rank's partition of each parameter, laid end to end per sub-group, reached through `grad_position`.
+
+Where ranks split the model, a parameter here is a part of one: some rows, whose elements are a range of the whole's, or
+some columns. What is whole on all of those ranks, each of them holds alike.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from torch import Tensor
 
 from train.checkpoint.state_file import MASTER, PieceRange
 from train.lion import Lion
+from train.model.split_layers import SplitLayers, split_axis
 from train.muon import Muon
 
 if TYPE_CHECKING:
@@ -32,7 +36,7 @@ AVERAGE = "average"
 
 @dataclass(frozen=True)
 class Piece:
-    """Elements `start` to `stop` of a flattened parameter, which lie in `master` from `offset` on.
+    """Elements `start` to `stop` of a flattened parameter, or of some of its columns, in `master` from `offset` on.
 
     A frozen one has no moments.
     """
@@ -44,9 +48,10 @@ class Piece:
     master: Tensor
     offset: int
     frozen: bool = False
+    columns: tuple[int, int] | None = None
 
     def range(self, kind: str) -> PieceRange:
-        return PieceRange(self.parameter, kind, self.start, self.stop, self.shape)
+        return PieceRange(self.parameter, kind, self.start, self.stop, self.shape, self.columns)
 
     def of(self, flat: Tensor) -> Tensor:
         """Return the piece's view of a tensor laid out like its master."""
@@ -55,6 +60,17 @@ class Piece:
 
 def local_pieces(engine: Engine) -> list[Piece]:
     """Return the pieces of what is trained that this rank holds. At stage 0 that is everything, on every rank."""
+    pieces = _pieces_here(engine)
+    return pieces if engine.place.split is None else [_in_whole(piece, engine.place.split) for piece in pieces]
+
+
+def _in_whole(piece: Piece, split: SplitLayers) -> Piece:
+    """Return a piece of a rank's own parameter as one of the model's."""
+    shape, first, columns = split.located(piece.parameter, piece.shape)
+    return replace(piece, shape=shape, start=first + piece.start, stop=first + piece.stop, columns=columns)
+
+
+def _pieces_here(engine: Engine) -> list[Piece]:
     found = []
     parameter: Any  # DeepSpeed hangs attributes of its own on parameters
     for name, parameter in engine.module.named_parameters():
@@ -70,7 +86,7 @@ def local_pieces(engine: Engine) -> list[Piece]:
         else:
             optimizer = engine.deepspeed.optimizer
             group, offset, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
-            start = min(engine.world.rank * count, parameter.ds_numel)
+            start = min(engine.partition * count, parameter.ds_numel)
             stop = min(start + count, parameter.ds_numel)  # the last partition is padded
             if start < stop:
                 master = optimizer.fp32_partitioned_groups_flat[group]
@@ -88,20 +104,24 @@ def frozen_pieces(engine: Engine) -> list[Piece]:
 
 def owned_pieces(engine: Engine) -> list[Piece]:
     """Return the pieces that this rank writes: over all ranks, each element of each parameter once."""
-    frozen = _shares(engine, frozen_pieces(engine))
-    if engine.stage != 0:
-        return local_pieces(engine) + frozen
-    return _shares(engine, local_pieces(engine)) + frozen
+    world, split, own = engine.world, engine.place.split, local_pieces(engine)
+    if engine.stage == 0:
+        own = _shares(own, engine.partition, engine.partitions)
+    if split is not None:
+        parts = [piece for piece in own if split_axis(piece.parameter) is not None]
+        wholes = [piece for piece in own if split_axis(piece.parameter) is None]
+        own = parts + _shares(wholes, split.number, split.ranks)
+    return own + _shares(frozen_pieces(engine), world.rank, world.size)
 
 
-def _shares(engine: Engine, pieces: list[Piece]) -> list[Piece]:
-    """Divide among the ranks what all of them hold."""
-    rank, ranks = engine.world.rank, engine.world.size
+def _shares(pieces: list[Piece], rank: int, ranks: int) -> list[Piece]:
+    """Return this rank's shares of what several hold alike."""
     shares = []
     for piece in pieces:
-        start, stop = (piece.stop * number // ranks for number in (rank, rank + 1))
-        if start < stop:
-            shares.append(replace(piece, start=start, stop=stop, offset=start))
+        before, behind = ((piece.stop - piece.start) * number // ranks for number in (rank, rank + 1))
+        if before < behind:
+            start, stop = piece.start + before, piece.start + behind
+            shares.append(replace(piece, start=start, stop=stop, offset=piece.offset + before))
     return shares
 
 
@@ -117,7 +137,7 @@ def state_of(engine: Engine, pieces: list[Piece]) -> Iterator[tuple[PieceRange, 
 
 
 def whole_copies(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """Yield what every rank holds a whole copy of, by name, as views.
+    """Yield what every rank holds a whole copy of, or of its own part where ranks split the model, by name, as views.
 
     At stage 0 that is all state, at 1 and 2 the working weights, at 3 the parameters that are too small to partition.
     """

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -24,13 +25,18 @@ MASTER = "master"
 
 @dataclass(frozen=True)
 class PieceRange:
-    """Elements `start` to `stop` of a flattened parameter of the given shape."""
+    """Elements `start` to `stop` of a flattened parameter of the given shape.
+
+    Args:
+        columns: (first, behind the last) in which elements are counted, of a matrix that ranks split by columns.
+    """
 
     parameter: str
     kind: str
     start: int
     stop: int
     shape: tuple[int, ...]
+    columns: tuple[int, int] | None = None
 
     @property
     def key(self) -> str:
@@ -40,13 +46,15 @@ class PieceRange:
     def elements(self) -> int:
         return self.stop - self.start
 
+    def json(self) -> list[Any]:
+        """Return what a file's metadata say of it; its columns only where it hasn't all."""
+        return [self.start, self.stop, self.shape, *([self.columns] if self.columns else [])]
+
 
 def state_header(pieces: Iterable[PieceRange]) -> bytes:
     """Return the head of a state file, which says where in it each piece lies."""
     pieces = list(pieces)
-    header: dict[str, object] = {
-        "__metadata__": {"ranges": json.dumps({piece.key: [piece.start, piece.stop, piece.shape] for piece in pieces})}
-    }
+    header: dict[str, object] = {"__metadata__": {"ranges": json.dumps({piece.key: piece.json() for piece in pieces})}}
     at = 0
     for piece in pieces:
         size = 4 * piece.elements
@@ -88,16 +96,21 @@ class StateFile:
             self._file = safetensors.safe_open(path, framework="pt")
             ranges = json.loads(self._file.metadata()["ranges"])
             self.pieces = [
-                PieceRange(key.rpartition("/")[0], key.rpartition("/")[2], start, stop, tuple(shape))
-                for key, (start, stop, shape) in ranges.items()
+                PieceRange(
+                    *(key.rpartition("/")[0], key.rpartition("/")[2], start, stop, tuple(shape)),
+                    columns=(int(columns[0][0]), int(columns[0][1])) if columns else None,
+                )
+                for key, (start, stop, shape, *columns) in ranges.items()
             ]
             for piece in self.pieces:
                 there = self._file.get_slice(piece.key)
                 if there.get_dtype() != "F32" or there.get_shape() != [piece.stop - piece.start]:
                     raise ValueError(f"{piece.key} is {there.get_dtype()} {there.get_shape()}, not what its range says")
-        except (OSError, safetensors.SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+                if piece.columns and not 0 <= piece.columns[0] < piece.columns[1] <= piece.shape[1]:
+                    raise ValueError(f"{piece.key} is of columns {piece.columns}, which {piece.shape} hasn't")
+        except (OSError, safetensors.SafetensorError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise Failure(f"{path} is not a state file of a checkpoint: {' '.join(str(error).split())}") from None
 
     def read(self, piece: PieceRange, start: int, stop: int) -> Tensor:
-        """Return elements `start` to `stop` of the parameter, which must lie within the piece."""
+        """Return elements `start` to `stop` of the parameter, or of its columns; they must lie within the piece."""
         return self._file.get_slice(piece.key)[start - piece.start : stop - piece.start]

@@ -1,7 +1,8 @@
 """What the forward pass keeps for the backward pass, tensor by tensor, in the order of the model's own code.
 
 Letters as in the model: D width, Q and K width of all query and key heads, H of the feed-forward layer, V vocabulary,
-E experts, C of them active. All sizes are bytes of one rank and one micro-batch.
+E experts, C of them active. All sizes are bytes of one rank and one micro-batch; where ranks split blocks, one has an
+equal part of heads, hidden channels and experts' rows, however they were chosen.
 """
 
 from __future__ import annotations
@@ -51,15 +52,16 @@ def activations(model: TransformerConfig, layout: Layout) -> Activations:
     """
     assert model.vocabulary_size is not None
     element, tokens = layout.element, layout.tokens
-    width, hidden = model.width, model.hidden_width
-    queries, keys = model.heads * model.width_of_head, model.key_value_heads * model.width_of_head
+    width, parts = model.width, layout.tensor_ranks
+    heads, key_heads = model.heads // parts, model.key_value_heads // parts
+    queries, keys = heads * model.width_of_head, key_heads * model.width_of_head
+    hidden = model.hidden_width // (1 if model.experts else parts)
     norm = _norm(width, layout)
-    attention = element * (2 * queries + 2 * keys) + FLOAT * model.heads
+    attention = element * (2 * queries + 2 * keys) + FLOAT * heads
     if layout.sequence_ranks > 1:
         attention += element * queries  # attention's output, once by heads and once by tokens
     if model.query_key_norm:
-        heads = model.heads + model.key_value_heads
-        on_cpu = (queries + keys + heads) * FLOAT  # what is rotated isn't kept
+        on_cpu = (queries + keys + heads + key_heads) * FLOAT  # what is rotated isn't kept
         in_float32 = not layout.is_gpu and element == FLOAT
         attention += on_cpu if in_float32 else _norm(queries, layout) + _norm(keys, layout)
     feed_forward = _experts(model, layout) if model.experts else element * 4 * hidden
@@ -67,11 +69,11 @@ def activations(model: TransformerConfig, layout: Layout) -> Activations:
     boundary = tokens * element * width
     if layout.recomputed == CHEAP and layout.activation_checkpointing:
         # Query, key, value, attention's result and its projection; gate, up and down.
-        products = element * (2 * queries + 2 * keys + 2 * width + 2 * hidden) + FLOAT * model.heads
+        products = element * (2 * queries + 2 * keys + 2 * width + 2 * hidden) + FLOAT * heads
         boundary += tokens * products
     # The widest place is behind the product gate · up, where the gradients of three hidden tensors meet.
-    copies = max(1, model.active_experts if model.experts else 0)
-    passing = tokens * element * copies * (2 * hidden + 2 * width)
+    copies = model.active_experts / parts if model.experts else 1
+    passing = int(tokens * element * copies * (2 * hidden + 2 * width))
     kept = model.layers * (boundary if layout.activation_checkpointing else block)
     # On a CPU host memory is where they are anyway; on a GPU the one that is copied and the one before are still there.
     waits = layout.recomputed == HOST and layout.activation_checkpointing and layout.is_gpu
@@ -101,8 +103,9 @@ def _experts(model: TransformerConfig, layout: Layout) -> int:
     router = FLOAT * 3 * model.experts
     if layout.element != FLOAT:
         router += FLOAT * width - (0 if model.shared_width else layout.element * width)
-    rows = chosen * (layout.element * (4 * model.hidden_width + 2 * width) + 3 * INTEGER + 3 * FLOAT)
-    return router + rows + layout.element * 4 * model.shared_width
+    rows = chosen * (layout.element * (4 * model.hidden_width + 2 * width) // layout.tensor_ranks)
+    choices = chosen * (3 * INTEGER + 3 * FLOAT)
+    return router + rows + choices + layout.element * 4 * model.shared_width // layout.tensor_ranks
 
 
 def _norm(width: int, layout: Layout) -> int:

@@ -85,9 +85,9 @@ def footprint(model: TransformerConfig, layout: Layout, sizes: ParameterSizes | 
 
     Args:
         model: resolved configuration.
-        sizes: of its parameters, if they are known.
+        sizes: of the parameters of a rank, if they are known.
     """
-    sizes = sizes or parameter_sizes(model)
+    sizes = sizes or parameter_sizes(model, tensor_ranks=layout.tensor_ranks)
     kept = activations(model, layout)
     gradients = Gradients(sizes, layout, model)
     device, host = _state(sizes, layout)
@@ -170,7 +170,7 @@ class Gradients:
         self._offloaded = layout.zero.offload_optimizer
         assert model.vocabulary_size is not None
         self.of_head = self._element * model.vocabulary_size * model.width
-        self._matrix = self._element * model.width * model.hidden_width * max(1, model.experts)
+        self._matrix = self._element * model.width * model.hidden_width * max(1, model.experts) // layout.tensor_ranks
 
     @property
     def whole(self) -> int:

@@ -22,6 +22,7 @@ class Layout:
         length: tokens of a sequence.
         accumulation: micro-batches of a step.
         sequence_ranks: ranks that share each sequence.
+        tensor_ranks: ranks that split each block; `ranks` of them hold the same part.
         is_gpu: kernels and collectives of a GPU; else of a CPU with gloo, which work out more in pieces and in copies.
     """
 
@@ -34,7 +35,13 @@ class Layout:
     recomputed: str = BLOCKS
     is_gpu: bool = False
     sequence_ranks: int = 1
+    tensor_ranks: int = 1
     zero: ZeroConfig = field(default_factory=ZeroConfig)
+
+    @property
+    def processes(self) -> int:
+        """All ranks."""
+        return self.ranks * self.tensor_ranks
 
     @property
     def tokens(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from train.model.adapters import LoraConfig, attach_adapters, freeze
+from train.model.split_layers import SplitLayers
 from train.model.transformer import Transformer, TransformerConfig
 from train.optimizer import OptimizerConfig, by_role, moments_of, shapes_of
 
@@ -78,15 +79,17 @@ def parameter_sizes(
     optimizer: OptimizerConfig | None = None,
     lora: LoraConfig | None = None,
     averaged: bool = False,
+    tensor_ranks: int = 1,
 ) -> ParameterSizes:
     """Return the sizes of what is trained of a resolved model, all of it or adapters, without the memory for any.
 
     Args:
         averaged: an average of the weights is kept among the moments.
+        tensor_ranks: that split each block; the sizes are then of what one of them holds.
     """
     optimizer = optimizer or OptimizerConfig()
     with torch.device("meta"):
-        module = Transformer(model)
+        module = Transformer(model, SplitLayers(None, 0, tensor_ranks) if tensor_ranks > 1 else None)
         if lora is not None and lora.rank:
             freeze(module, torch.float32)
             attach_adapters(module, lora)

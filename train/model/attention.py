@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from train.model.documents import Documents, flex_attention
 from train.model.layers import Linear, RMSNorm
+from train.model.split_layers import SplitLayers, parts_of
 
 if TYPE_CHECKING:
     from train.model.ragged_cache import RaggedCache
@@ -105,12 +106,14 @@ class Attention(nn.Module):
 
     `within_documents` takes the place of `attend_within_documents` where that can't be part of a compiled graph.
     Where sequences are `shared`, it has a part of each, and attends to all of it; with a cache it has them whole.
+    Where layers are `split`, it has a part of the heads.
     """
 
-    def __init__(self, config: TransformerConfig, layer: int):
+    def __init__(self, config: TransformerConfig, layer: int, split: SplitLayers | None = None):
         super().__init__()
-        self.layer = layer
-        self.heads, self.key_value_heads, self.head_width = config.heads, config.key_value_heads, config.width_of_head
+        self.layer, self.split = layer, split
+        self.heads, self.key_value_heads = config.heads // parts_of(split), config.key_value_heads // parts_of(split)
+        self.head_width = config.width_of_head
         query_width, key_width = self.heads * self.head_width, self.key_value_heads * self.head_width
         self.query = Linear(config.width, query_width, bias=config.attention_bias)
         self.key = Linear(config.width, key_width, bias=config.attention_bias)
@@ -118,6 +121,9 @@ class Attention(nn.Module):
         self.output = Linear(query_width, config.width, bias=config.attention_output_bias)
         self.query_norm = RMSNorm(self.head_width, eps=config.norm_epsilon) if config.query_key_norm else None
         self.key_norm = RMSNorm(self.head_width, eps=config.norm_epsilon) if config.query_key_norm else None
+        for each in (self.output, self.query_norm, self.key_norm):
+            if each is not None:
+                each.split = split
         self.within_documents: Callable[..., Tensor] | None = None
         self.shared: SharedSequence | None = None
 
@@ -129,6 +135,8 @@ class Attention(nn.Module):
         cache: KeyValueCache | RaggedCache | None = None,
     ) -> Tensor:
         sequences, tokens, _ = x_BTD.shape
+        if self.split is not None:
+            x_BTD = self.split.entering(x_BTD)
         query = self.query(x_BTD).view(sequences, tokens, self.heads, self.head_width).transpose(1, 2)
         key = self.key(x_BTD).view(sequences, tokens, self.key_value_heads, self.head_width).transpose(1, 2)
         value = self.value(x_BTD).view(sequences, tokens, self.key_value_heads, self.head_width).transpose(1, 2)

@@ -2,10 +2,11 @@
 
 None is left out, however unequal the load (Gale et al. 2022, MegaBlocks): tokens are laid out by expert, and the
 products of all experts are one grouped product. At ZeRO stage 3 the experts of a layer are gathered together, so that
-ranks whose tokens choose differently still communicate alike.
+ranks whose tokens choose differently still communicate alike. Where layers are split over ranks, each has some experts
+whole, and works on the rows of all tokens that chose one of them; nothing is sent to it for that.
 
 Shape suffixes: B sequences, T tokens, D width of the model, E experts, C of them chosen per token, R = B · T · C rows
-in the order of their experts.
+in the order of their experts, r those of a rank's own experts.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn.functional import grouped_mm, linear, silu
 
 from train.model.feed_forward import FeedForward
 from train.model.layers import Linear
+from train.model.split_layers import SplitLayers, parts_of
 
 if TYPE_CHECKING:
     from train.model.shared_sequence import SharedSequence
@@ -56,13 +58,14 @@ class Router(Linear):
 
 
 class Experts(nn.Module):
-    """The feed-forward layers (SwiGLU) of all experts of a block."""
+    """The feed-forward layers (SwiGLU) of all experts of a block, or of those that are here."""
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig, split: SplitLayers | None = None):
         super().__init__()
-        into = (config.experts, config.hidden_width, config.width)
+        self.count = config.experts // parts_of(split)
+        into = (self.count, config.hidden_width, config.width)
         self.gate, self.up = nn.Parameter(torch.empty(into)), nn.Parameter(torch.empty(into))
-        self.down = nn.Parameter(torch.empty(config.experts, config.width, config.hidden_width))
+        self.down = nn.Parameter(torch.empty(self.count, config.width, config.hidden_width))
 
     def forward(self, x_RD: Tensor, ends_E: Tensor) -> Tensor:
         """Return each row's output.
@@ -71,6 +74,8 @@ class Experts(nn.Module):
             x_RD: rows in the order of their experts.
             ends_E: int32, behind the last row of each expert.
         """
+        if len(x_RD) == 0:  # no token chose one that is here, for which there is no kernel; gradients are 0 then
+            return x_RD + torch.stack([each.flatten()[:1] for each in (self.gate, self.up, self.down)]).sum()
         gate, up = (grouped_mm(x_RD, each.transpose(1, 2), offs=ends_E) for each in (self.gate, self.up))
         return grouped_mm(silu(gate) * up, self.down.transpose(1, 2), offs=ends_E)
 
@@ -78,12 +83,14 @@ class Experts(nn.Module):
 class MixtureOfExperts(nn.Module):
     """In the place of a feed-forward layer. The weights of a token's experts add up to 1, as in Mixtral (2024)."""
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig, split: SplitLayers | None = None):
         super().__init__()
-        self.active = config.active_experts
+        self.active, self.split = config.active_experts, split
         self.router = Router(config)
-        self.experts = Experts(config)
-        self.shared_expert = FeedForward(config, config.shared_width) if config.shared_width else None
+        self.experts = Experts(config, split)
+        # Its output is added to that of the experts before ranks add up theirs.
+        hidden = config.shared_width // parts_of(split)
+        self.shared_expert = FeedForward(config, hidden) if hidden else None
         self.shared: SharedSequence | None = None
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, Routed | None]:
@@ -93,18 +100,40 @@ class MixtureOfExperts(nn.Module):
         weights_BTC = weights_BTC / weights_BTC.sum(-1, keepdim=True)
         chosen_R = chosen_BTC.flatten()
         order_R = chosen_R.argsort(stable=True)
-        back_R = torch.empty_like(order_R)
-        back_R[order_R] = torch.arange(len(order_R), device=order_R.device)
         load_E = torch.zeros(scores_BTE.shape[-1], dtype=torch.int64, device=chosen_R.device)
         load_E.scatter_add_(0, chosen_R, torch.ones_like(chosen_R))
+        if self.split is not None:
+            x_BTD, weights_BTC = self.split.entering(x_BTD), self.split.entering(weights_BTC)
+            output_BTD = self._of_own(x_BTD, weights_BTC, order_R, load_E, self.split.number * self.experts.count)
+        else:
+            output_BTD = self._of_all(x_BTD, weights_BTC, order_R, load_E)
+        if self.shared_expert is not None:
+            output_BTD = output_BTD + self.shared_expert(x_BTD)
+        if self.split is not None:
+            output_BTD = self.split.summed(output_BTD)
+        return output_BTD, _told(scores_BTE, chosen_BTC, load_E, self.shared) if self.training else None
+
+    def _of_all(self, x_BTD: Tensor, weights_BTC: Tensor, order_R: Tensor, load_E: Tensor) -> Tensor:
+        back_R = torch.empty_like(order_R)
+        back_R[order_R] = torch.arange(len(order_R), device=order_R.device)
         rows_RD = _laid_out(x_BTD.flatten(0, 1), order_R, back_R, self.active)
         outputs_RD = self.experts(rows_RD, load_E.cumsum(0).to(torch.int32))
         outputs_RD = _laid_out(outputs_RD, back_R, order_R, 1)
-        weighted = outputs_RD.view(*chosen_BTC.shape, -1) * weights_BTC.to(x_BTD.dtype).unsqueeze(-1)
-        output_BTD = weighted.sum(2)
-        if self.shared_expert is not None:
-            output_BTD = output_BTD + self.shared_expert(x_BTD)
-        return output_BTD, _told(scores_BTE, chosen_BTC, load_E, self.shared) if self.training else None
+        weighted = outputs_RD.view(*weights_BTC.shape, -1) * weights_BTC.to(x_BTD.dtype).unsqueeze(-1)
+        return weighted.sum(2)
+
+    def _of_own(self, x_BTD: Tensor, weights_BTC: Tensor, order_R: Tensor, load_E: Tensor, first: int) -> Tensor:
+        """Return what the experts from `first` on, which are here, have to do with each token.
+
+        How many rows that are has to be known, for which a GPU is waited for in every layer.
+        """
+        before, own = load_E[:first].sum(), load_E[first : first + self.experts.count]
+        start, rows = torch.stack((before, own.sum())).tolist()
+        own_r = order_R[start : start + rows]
+        rows_rD = _Taken.apply(x_BTD.flatten(0, 1), own_r, self.active)
+        outputs_rD = self.experts(rows_rD, own.cumsum(0).to(torch.int32))
+        weights_r = weights_BTC.flatten().index_select(0, own_r).to(x_BTD.dtype)
+        return _Returned.apply(outputs_rD * weights_r.unsqueeze(-1), own_r, self.active, len(order_R)).view_as(x_BTD)
 
 
 def _told(scores_BTE: Tensor, chosen_BTC: Tensor, load_E: Tensor, shared: SharedSequence | None) -> Routed:
@@ -139,6 +168,42 @@ class _LaidOut(torch.autograd.Function):
 def _laid_out(x_ND: Tensor, order_R: Tensor, back_R: Tensor, copies: int) -> Tensor:
     """Return row `order_R // copies` of x for each place; `back_R` is the inverse of `order_R`."""
     return _LaidOut.apply(x_ND, order_R, back_R, copies)
+
+
+class _Taken(torch.autograd.Function):
+    """Rows of some of all choices, `copies` of which each row of x has."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, own_r: Tensor, copies: int) -> Tensor:
+        ctx.save_for_backward(own_r)
+        ctx.copies, ctx.choices = copies, len(x_ND) * copies
+        return x_ND.index_select(0, own_r // copies)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_rD: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (own_r,) = ctx.saved_tensors
+        return _returned(gradient_rD, own_r, ctx.copies, ctx.choices), None, None
+
+
+class _Returned(torch.autograd.Function):
+    """The way back of `_Taken`: what the rows came from gets the sum of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_rD: Tensor, own_r: Tensor, copies: int, choices: int) -> Tensor:
+        ctx.save_for_backward(own_r)
+        ctx.copies = copies
+        return _returned(rows_rD, own_r, copies, choices)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_ND: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (own_r,) = ctx.saved_tensors
+        return gradient_ND.index_select(0, own_r // ctx.copies), None, None, None
+
+
+def _returned(rows_rD: Tensor, own_r: Tensor, copies: int, choices: int) -> Tensor:
+    """Return (choices / copies, D), added up without scattering, so the same on every run."""
+    placed_RD = rows_rD.new_zeros(choices, rows_rD.shape[-1]).index_copy_(0, own_r, rows_rD)
+    return placed_RD.view(-1, copies, rows_rD.shape[-1]).sum(1)
 
 
 class _Beside(torch.autograd.Function):

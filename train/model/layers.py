@@ -1,23 +1,38 @@
 """Layers that leave their memory as it comes, for `initialise_weights` sets every value once, and a norm for CPUs."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from train.model.split_layers import SplitLayers
 
 
 class Linear(nn.Linear):
-    """A linear layer, with an adapter beside it where one is attached, and seen otherwise where it has a view."""
+    """A linear layer, with an adapter beside it where one is attached, and seen otherwise where it has a view.
+
+    Where its columns are split over ranks, the outputs of all of them are added up.
+    """
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True):
         super().__init__(inputs, outputs, bias=bias)
         self.adapter: nn.Module | None = None
         self.view: Callable[[Tensor], Tensor] | None = None
+        self.split: SplitLayers | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        output = super().forward(x) if self.view is None else linear(x, self.view(self.weight), self.bias)
+        # By this name, which DeepSpeed gives to a function of its own at stage 3.
+        output = functional.linear(x, self.weight if self.view is None else self.view(self.weight))
+        if self.split is not None:
+            output = self.split.summed(output)
+        if self.bias is not None:
+            # That function would add it in place to the product, which recomputation may have kept, and again then.
+            output = output + self.bias
         return output if self.adapter is None else output + self.adapter(x)
 
     def reset_parameters(self) -> None:
@@ -40,14 +55,18 @@ class Embedding(nn.Embedding):
 class RMSNorm(nn.RMSNorm):
     """Root mean square normalisation (Zhang and Sennrich 2019): PyTorch's, but on a CPU in half the time.
 
-    There PyTorch has no kernel for it, and its formula and its gradient go over memory many times.
+    There PyTorch has no kernel for it, and its formula and its gradient go over memory many times. Where layers are
+    split over ranks, one of heads normalises other heads on each.
     """
 
+    split: SplitLayers | None = None
+
     def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight if self.split is None else self.split.entering(self.weight)
         is_ours = x.device.type == "cpu" and x.dtype == torch.float32 and self.weight.dtype == torch.float32
         if is_ours and not torch.compiler.is_compiling():
-            return _RootMeanSquare.apply(x, self.weight, self.eps)
-        return super().forward(x)
+            return _RootMeanSquare.apply(x, weight, self.eps)
+        return functional.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
 class _RootMeanSquare(torch.autograd.Function):

@@ -24,6 +24,7 @@ from train.model.layers import Embedding, RMSNorm
 from train.model.ragged_cache import RaggedCache
 from train.model.recomputation import BLOCKS, recomputation
 from train.model.shared_sequence import SharedSequence
+from train.model.split_layers import SplitLayers, parts_of
 
 Output = Callable[[Tensor, Tensor], Tensor]
 """What is made of the last hidden states (N, D) and the head's weight (V, D), which only there is sure to be whole."""
@@ -150,12 +151,12 @@ class TransformerConfig:
 class Block(nn.Module):
     """Attention and feed-forward layer, each behind a norm and beside the residual stream."""
 
-    def __init__(self, config: TransformerConfig, layer: int):
+    def __init__(self, config: TransformerConfig, layer: int, split: SplitLayers | None = None):
         super().__init__()
         self.attention_norm = RMSNorm(config.width, eps=config.norm_epsilon)
-        self.attention = Attention(config, layer)
+        self.attention = Attention(config, layer, split)
         self.feed_forward_norm = RMSNorm(config.width, eps=config.norm_epsilon)
-        self.feed_forward = MixtureOfExperts(config) if config.experts else FeedForward(config)
+        self.feed_forward = MixtureOfExperts(config, split) if config.experts else FeedForward(config, split=split)
 
     def forward(
         self,
@@ -196,9 +197,12 @@ class Transformer(nn.Module):
     """The whole model. `config` must be resolved.
 
     Weights are left as PyTorch makes them; `initialise_weights` sets them.
+
+    Args:
+        split: over which ranks its blocks are; it then holds this rank's part of them, whatever `config` says.
     """
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig, split: SplitLayers | None = None):
         super().__init__()
         assert config.vocabulary_size is not None, "resolve() the configuration first"
         self.config = config
@@ -206,11 +210,15 @@ class Transformer(nn.Module):
         self.tally: RouterTally | None = None
         self.shared: SharedSequence | None = None
         self.embedding = Embedding(config.vocabulary_size, config.width)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, layer, split) for layer in range(config.layers))
         self.norm = RMSNorm(config.width, eps=config.norm_epsilon)
         self.head = Head(config)
         if config.tied_embeddings:
             self.head.weight = cast(nn.Parameter, self.embedding.weight)
+        if split is not None:
+            split.mark(self)
+        # What a cache is made by: it holds the heads that are here.
+        self.cached = replace(config, key_value_heads=config.key_value_heads // parts_of(split))
 
     def forward(
         self,

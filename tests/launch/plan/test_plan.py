@@ -98,6 +98,15 @@ def test_sharing_sequences_lets_a_context_fit_that_one_device_cannot_hold():
     assert shared.sequences == 4
 
 
+def test_splitting_blocks_lets_a_model_fit_that_one_device_cannot_hold_at_a_stage():
+    large = ("model=llama_70b", "data.vocabulary=128256", "nodes=8", "stages=[1]", "activation_checkpointing=true")
+    alone, split = (recommend(config(*large, f"parallel.tensor={ranks}")) for ranks in (1, 8))
+    assert alone.chosen is None
+    assert split.chosen and (split.chosen.layout.ranks, split.chosen.layout.processes) == (8, 64)
+    assert split.sequences % 8 == 0 and 0 < split.chosen.mfu < 1
+    assert split.chosen.footprint.peak.optimizer < alone.shown[0].footprint.peak.optimizer * 1.5
+
+
 def test_what_is_applied_shares_sequences_as_planned(tmp_path):
     folder = tmp_path / "planned"
     assert VERB.main([*LLAMA, "nodes=2", "parallel.sequence=2", f"folder={folder}", "--apply", "--json"]) == 0
@@ -147,6 +156,8 @@ def test_the_page_shows_every_option_runs_nothing_and_takes_names_as_text(tmp_pa
         (["output=/nowhere/plan.html"], "there is no folder /nowhere"),
         (["parallel.sequence=3"], "parallel.sequence=3 does not divide the 8 ranks"),
         (["parallel.sequence=16", "nodes=2"], "does not divide model.key_value_heads=8"),
+        (["parallel.tensor=2", "optimizer=muon"], "parallel.tensor=2 with optimizer=muon"),
+        (["parallel.tensor=2", "parallel.sequence=2"], "parallel.tensor=2 with parallel.sequence=2"),
         (["stages=[0]"], "no stage that was asked for can be run"),
     ],
 )

@@ -92,6 +92,19 @@ def test_sharing_sequences_costs_an_exchange_in_each_pass():
     assert shared.matrix == pytest.approx(whole.matrix / 2)
 
 
+def test_splitting_blocks_costs_two_sums_per_block_in_each_pass_and_leaves_the_head_whole():
+    whole, part = work_of(MODEL, 1024), work_of(MODEL, 1024, tensor_ranks=2)
+    assert part.matrix_flops - part.head_flops == (whole.matrix_flops - whole.head_flops) / 2
+    assert (part.attention_flops, part.summed) == (whole.attention_flops / 2, 3 * 2 * 64)
+    layouts = (Layout(4, 8, 1024, precision="bf16", is_gpu=True, tensor_ranks=2, activation_checkpointing=again)
+               for again in (False, True))  # fmt: skip
+    seen, again = (step_time(part, layout, cluster(1)) for layout in layouts)
+    one = reduce_seconds(Cluster(DEVICE, NETWORK, 1, 2), 8 * 1024 * part.summed * 2, part.sums)
+    of_state = step_time(part, Layout(4, 8, 1024, precision="bf16", is_gpu=True), Cluster(DEVICE, NETWORK, 1, 4))
+    assert seen.communication - of_state.communication == pytest.approx(2 * one)
+    assert again.communication - of_state.communication == pytest.approx(3 * one)
+
+
 def test_latency_counts_for_each_collective():
     slow = NetworkConfig("n", bandwidth=10e9, latency=1e-3, efficiency=1.0)
     more = gather_seconds(cluster(4, network=slow), 1e9, messages=11) - gather_seconds(cluster(4, network=slow), 1e9)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from commands import python, run_command
 
+from data_pipeline.foundation.errors import Failure
 from data_pipeline.foundation.files import file_hash
 from train.checkpoint.folder import FORMAT_VERSION, MANIFEST, CheckpointManifest, manifest_bytes
+from train.checkpoint.load import StateReader
 from train.checkpoint.state_file import MASTER, PieceRange, StateFile, write_state_file
 
 WEIGHT = torch.arange(24, dtype=torch.float32).reshape(4, 6)
@@ -58,6 +61,42 @@ def test_a_rank_that_holds_nothing_writes_an_empty_file(tmp_path):
 def test_values_that_do_not_fill_their_range_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"norm.weight/master: 2 values for a range of 3"):
         write_state_file(tmp_path / "state.safetensors", [(PIECES[2][0], torch.zeros(2))])
+
+
+def columns_apart(folder: Path, *cuts: tuple[int, int], matrix: torch.Tensor = WEIGHT) -> Path:
+    """Write a checkpoint of a matrix whose columns lie in a file each."""
+    files = {}
+    for rank, (first, last) in enumerate(cuts):
+        block, name = matrix[:, first:last].flatten(), f"state-{rank:05d}-of-{len(cuts):05d}.safetensors"
+        piece = PieceRange("w", MASTER, 0, len(block), tuple(matrix.shape), (first, last))
+        size, digest = write_state_file(folder / name, [(piece, block)])
+        files[name] = {"bytes": size, "xxh3_128": digest}
+    manifest = CheckpointManifest(FORMAT_VERSION, 1, len(cuts), 0, "dataset", "settings", files)
+    (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
+    return folder
+
+
+@pytest.mark.parametrize("cuts", [((0, 3), (3, 6)), ((0, 2), (2, 4), (4, 6)), ((0, 6),)])
+@pytest.mark.parametrize("asked", [None, (0, 3), (3, 6), (2, 4)])
+def test_any_range_of_any_columns_is_read_from_columns_that_lie_apart(tmp_path, cuts, asked):
+    reader = StateReader(columns_apart(tmp_path, *cuts))
+    expected = (WEIGHT if asked is None else WEIGHT[:, slice(*asked)]).flatten()
+    for start in range(len(expected)):
+        for stop in range(start + 1, len(expected) + 1):
+            out = torch.full((stop - start,), -1.0)
+            reader.fill("w", MASTER, (4, 6), start, out, asked)
+            assert torch.equal(out, expected[start:stop])
+
+
+def test_columns_that_are_missing_or_that_no_matrix_has_are_named(tmp_path):
+    reader = StateReader(columns_apart(tmp_path, (0, 2), (4, 6)))
+    for asked in (None, (0, 3)):
+        with pytest.raises(Failure, match=r"holds the columns \[\(0, 2\), \(4, 6\)\] of 6 of w/master"):
+            reader.fill("w", MASTER, (4, 6), 0, torch.zeros(4), asked)
+    piece = PieceRange("w", MASTER, 0, 8, (4, 6), (5, 7))
+    write_state_file(tmp_path / "wrong.safetensors", [(piece, torch.zeros(8))])
+    with pytest.raises(Failure, match=r"w/master is of columns \(5, 7\), which \(4, 6\) hasn't"):
+        StateFile(tmp_path / "wrong.safetensors")
 
 
 READING = """

@@ -178,6 +178,8 @@ CASES = [
     Case("tied", 1, False, micro=1, length=32, bucket=WHOLE, optimizer="lion"),
     Case("grouped", 0, activation_checkpointing=True, length=512, micro=4, bucket=WHOLE, recomputed="cheap"),
     Case("experts", 1, activation_checkpointing=False, bucket=WHOLE),
+    Case("grouped", 0, activation_checkpointing=False, length=384, tensor=2),
+    Case("experts", 0, activation_checkpointing=False, tensor=2),
 ]
 
 
@@ -185,8 +187,10 @@ def test_trainings_hold_as_much_as_predicted():
     """Two processes, all gradients in one bucket.
 
     At stage 3 what waits for the garbage collector comes and goes. At stage 1 gradients are given back group by group
-    as they are flattened, and the plan counts the largest group's copy beside all of them: Muon has more groups.
+    as they are flattened, and the plan counts the largest group's copy beside all of them: Muon has more groups. Of two
+    ranks that split a mixture one has more of the choices than its share.
     """
     for case, measured in zip(CASES, measured_peaks(CASES, 2)):
         allowed = 0.2 if case.stage == 3 else 0.13 if (case.stage, case.optimizer) == (1, "muon") else 0.03
+        allowed = 0.05 if case.tensor > 1 else allowed
         assert predicted(case, 2).peak.total == pytest.approx(measured, rel=allowed), case.name
