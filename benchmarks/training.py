@@ -24,6 +24,7 @@ What was tried on two AVX-512 cores, forward and backward on 2,048 tokens of wid
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -64,8 +65,9 @@ USUAL = ("nano", "30m", "120m")
 STAGES = [f"ours:zero={stage}" for stage in range(4)]
 CONTESTANTS = {
     1: ["plain", "transformers", "litgpt", *STAGES],
-    2: ["plain", "fsdp2", "transformers", "litgpt", *STAGES],
+    2: ["plain", "fsdp2", "ours:zero=1", "ours:zero=3"],
 }
+"""By processes; all are in memory together."""
 WARM_UP_ROUNDS = 1
 
 
@@ -117,15 +119,16 @@ class Running:
         """Return what each rank answers."""
         for process in self.processes:
             assert process.stdin is not None
-            process.stdin.write(json.dumps(what) + "\n")
-            process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(what) + "\n")
+                process.stdin.flush()
         return self._answers()
 
     def _answers(self) -> list[dict[str, Any]]:
         lines = [process.stdout.readline() for process in self.processes if process.stdout]
         if not all(lines):
             self.log.seek(0)
-            raise ChildProcessError(self.log.read()[-3000:])
+            raise ChildProcessError(self.log.read()[-3000:] or f"{self.name} ended; was there the memory for all?")
         return [json.loads(line) for line in lines]
 
     def close(self) -> None:
@@ -209,7 +212,8 @@ def training_lines(
             tokens = size.sequences * count * size.length
             yield f"\n{name}, {count} processes, T {size.length}, {tokens:,} tokens a step"
             yield _line(["", "tokens/s", "ratio", "(range)", "MFU", "MB", *(f"{part} ms" for part in PARTS), "save s"])
-            for row in measure(contestants or CONTESTANTS[count], size, count, dataset, rounds, peers, saving):
+            told = measure(contestants or CONTESTANTS[count], size, count, dataset, rounds, peers, saving)
+            for row in _until_one_ends(told):
                 if isinstance(row, str):
                     yield row
                     continue
@@ -228,6 +232,13 @@ def training_lines(
                         f"{row.saving:.1f}",
                     ]
                 )
+
+
+def _until_one_ends(rows: Iterator[Row | str]) -> Iterator[Row | str]:
+    try:
+        yield from rows
+    except ChildProcessError as error:
+        yield f"broken off: {str(error).strip().splitlines()[-1]}"
 
 
 def _line(cells: list[str]) -> str:

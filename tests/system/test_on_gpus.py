@@ -56,7 +56,11 @@ def test_it_learns_what_a_cpu_does(settings, tolerance, on_cpu, small_dataset, t
 
 
 @several
-@pytest.mark.parametrize("settings", [("zero=1",), ("zero=2",), ("zero=3",), ("zero=1", "parallel.sequence=2")])
+@pytest.mark.parametrize(
+    "settings",
+    [("zero=1",), ("zero=2",), ("zero=3",), ("zero=1", "parallel.sequence=2"), ("zero=1", "parallel.tensor=2")],
+    ids=" ".join,
+)
 def test_two_gpus_learn_what_a_cpu_does(settings, on_cpu, small_dataset, tmp_path):
     assert losses(small_dataset, tmp_path, *settings, ranks=2) == pytest.approx(on_cpu, abs=1e-3)
 
