@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import psutil
 
 REPOSITORY = Path(__file__).parents[1]
 COMMAND_SECONDS = 240.0
+OWN_PORTS = 15_000, 30_000
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,15 @@ def start_command(
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a port that nobody listens at.
+
+    Not one of those that the system gives to whoever connects: until this one is used, other tests would get it.
+    """
+    while True:
+        port = random.SystemRandom().randint(*OWN_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:

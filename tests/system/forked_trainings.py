@@ -15,7 +15,6 @@ import mmap
 import os
 import re
 import signal
-import socket
 import struct
 import sys
 import threading
@@ -23,6 +22,8 @@ import time
 import traceback
 from pathlib import Path
 from typing import Any
+
+from tests.commands import free_port
 
 JOB_SECONDS = 180.0
 LAST_WORDS_SECONDS = 5.0
@@ -207,12 +208,6 @@ class Kill:
 def send(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 if __name__ == "__main__":
