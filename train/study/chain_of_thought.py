@@ -46,7 +46,7 @@ from train.settings import TrainConfig
 from train.source import locate_checkpoint
 from train.study.accuracy import accuracy_of, solve
 from train.study.page import write_page
-from train.study.problems import KINDS, draw_problems
+from train.study.problems import KINDS, Problem, draw_problems
 from train.study.reward import REWARD, half_learnt, reward_result, reward_settings
 from train.study.settings import StudyConfig, check_study
 from train.telemetry.recorder import read_lines
@@ -58,7 +58,7 @@ TEST_SEED, PROBLEMS_SEED = 1_000_003, 1_000_033
 PROBLEMS_TO_SOLVE = 4000
 """Of a training by reward."""
 CHECKPOINTS = 6
-RESULT = "study.json"
+RESULT, PROBLEMS_FOLDER = "study.json", "product-problems"
 WITHOUT_CLEANING = CleaningConfig(
     duplicates=DuplicatesConfig(exact=ExactDuplicatesConfig(False), near=NearDuplicatesConfig(False))
 )
@@ -120,6 +120,8 @@ def run_study(composed: Composed[TrainConfig], dry_run: bool) -> int:
         for kind in KINDS
         if _steps_of(study, kind)
     }
+    if study.reward_steps and study.product_steps:
+        _prepare_problems(root / "data")
     ways = list(ways_of(study, learnt))
     at_once = study.at_once or len(os.sched_getaffinity(0))
     torch.set_num_threads(1)
@@ -127,10 +129,8 @@ def run_study(composed: Composed[TrainConfig], dry_run: bool) -> int:
     results = []
     with Task("training", len(ways), "runs") as progress, ThreadPoolExecutor(at_once) as pool:
         for result in pool.map(lambda way: _trained_and_tested(root, way, study, composed.overrides), ways):
-            results.append(result)
+            results += result
             progress.advance()
-    if study.reward_steps and study.product_steps:
-        results += _by_reward(root, ways, results, study, composed.overrides, at_once)
     write_json(root / RESULT, {"settings": asdict(study), "results": results})
     say(f"{write_page(root, results)}")
     return 0
@@ -183,57 +183,46 @@ def _prepare(folder: Path, kind: str, study: StudyConfig, length: int) -> dict[s
         learnt[way] = length // (len(samples[0]["prompt"]) + completion) * completion
         # Problems are alike, and are meant to be: the default would leave out most of them as near duplicates.
         config = PrepareConfig(str(folder / f"{kind}-{way}"), SamplesConfig([str(path)]), WITHOUT_CLEANING)
-        prepare(replace(config, tokenizer=BpeConfig(BYTES_AND_END), workers=1))
+        prepare(replace(config, tokenizer=BpeConfig(BYTES_AND_END)))
     return learnt
 
 
 def _by_reward(
-    root: Path,
-    ways: Sequence[Way],
-    results: Sequence[dict[str, Any]],
-    study: StudyConfig,
-    typed: Sequence[str],
-    at_once: int,
-) -> list[dict[str, Any]]:
-    """Go on by reward from where products are half learnt; return what that gives, by seed."""
-    halves = {}
-    for way, result in zip(ways, results, strict=True):
-        half = half_learnt(result["curve"]) if (way.problem, way.name) == ("product", STEPS) else None
-        if half is not None:
-            checkpoint = root / way.folder / "checkpoints" / f"step-{half['step']:08d}"
-            halves[replace(way, name=REWARD, steps=study.reward_steps)] = (checkpoint, result)
-    dataset = _prepare_problems(root / "data")
+    root: Path, way: Way, result: dict[str, Any], study: StudyConfig, typed: Sequence[str]
+) -> dict[str, Any]:
+    """Go on by reward from where a training has learnt half; return what that gives.
+
+    Args:
+        result: of the training with its steps.
+    """
+    half = half_learnt(result["curve"])
+    assert half is not None
+    checkpoint = root / way.folder / "checkpoints" / f"step-{half['step']:08d}"
+    further = replace(way, name=REWARD, steps=study.reward_steps)
     kept = [text for text in typed if not text.lstrip("+").startswith(OTHERWISE_BY_REWARD)]
-    with Task("learning by reward", len(halves), "runs") as progress, ThreadPoolExecutor(at_once) as pool:
-        settings = {way: reward_settings(checkpoint, dataset) for way, (checkpoint, _) in halves.items()}
-        for _ in pool.map(lambda way: _train(root, way, kept, settings[way]), halves):
-            progress.advance()
-    found = []
-    problems = list(draw_problems("product", study.problems, TEST_SEED, held_out=True))
-    for way, (_, result) in halves.items():
-        rows = read_lines(root / way.folder / "metrics.jsonl")
-        seconds = sum(row["step_seconds"] for row in rows)
-        solved = accuracy_of(solve(root / way.folder, problems))
-        found.append(reward_result(result, solved, way.steps, seconds, rows[-1]["tokens"]))
-    return found
+    _train(root, further, kept, reward_settings(checkpoint, root / "data" / PROBLEMS_FOLDER))
+    rows = read_lines(root / further.folder / "metrics.jsonl")
+    solved = accuracy_of(solve(root / further.folder, _problems_to_test(way, study)))
+    return reward_result(result, solved, further.steps, sum(row["step_seconds"] for row in rows), rows[-1]["tokens"])
 
 
-def _prepare_problems(folder: Path) -> Path:
+def _prepare_problems(folder: Path) -> None:
     """Make the dataset of products that only the answer is known of, others than those with steps."""
-    path = folder / "product-problems.jsonl"
+    path = folder / f"{PROBLEMS_FOLDER}.jsonl"
     problems = draw_problems("product", PROBLEMS_TO_SOLVE, PROBLEMS_SEED, held_out=False)
     samples = ({"prompt": problem.question, "answer": problem.answer} for problem in problems)
     path.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
     config = PrepareConfig(str(path.with_suffix("")), SamplesConfig([str(path)], kind=PROBLEMS), WITHOUT_CLEANING)
-    prepare(replace(config, tokenizer=BpeConfig(BYTES_AND_END), workers=1))
-    return path.with_suffix("")
+    prepare(replace(config, tokenizer=BpeConfig(BYTES_AND_END)))
 
 
-def _trained_and_tested(root: Path, way: Way, study: StudyConfig, typed: Sequence[str]) -> dict[str, Any]:
-    """Train one way and return what it can do."""
+def _trained_and_tested(root: Path, way: Way, study: StudyConfig, typed: Sequence[str]) -> list[dict[str, Any]]:
+    """Train one way; return what it can do, and of products with steps what it can do after rewards."""
     settings = getattr(study, way.problem)
     _train(root, way, typed, ("experiment=cot_theory", f"data.path='{root / 'data' / way.dataset}'", *settings))
-    return _test(root, way, study)
+    result = _test(root, way, study)
+    goes_on = study.reward_steps and (way.problem, way.name) == ("product", STEPS) and half_learnt(result["curve"])
+    return [result, _by_reward(root, way, result, study, typed)] if goes_on else [result]
 
 
 def _train(root: Path, way: Way, typed: Sequence[str], begin: Sequence[str]) -> None:
@@ -268,10 +257,14 @@ def _train(root: Path, way: Way, typed: Sequence[str], begin: Sequence[str]) -> 
         raise Failure(f"the training in {root / way.folder} ended with {process.returncode}:\n{process.stderr[-2000:]}")
 
 
+def _problems_to_test(way: Way, study: StudyConfig) -> list[Problem]:
+    return list(draw_problems(way.problem, study.problems, TEST_SEED, held_out=True))
+
+
 def _test(root: Path, way: Way, study: StudyConfig) -> dict[str, Any]:
     """Return what a trained way can do: at the end, on the way there, and by vote where it has learnt half."""
     run = root / way.folder
-    problems = list(draw_problems(way.problem, study.problems, TEST_SEED, held_out=True))
+    problems = _problems_to_test(way, study)
     rows = read_lines(run / "metrics.jsonl")
     seconds, curve = 0.0, []
     stops = {row["step"]: (seconds := seconds + row["step_seconds"]) for row in rows if "step_seconds" in row}
@@ -282,7 +275,8 @@ def _test(root: Path, way: Way, study: StudyConfig) -> dict[str, Any]:
         curve.append({"step": step, "seconds": stops.get(step), **asdict(found)})
     result = {**asdict(way), **curve[-1], "tokens_learnt": rows[-1]["tokens"], "curve": curve}
     half = half_learnt(curve)
-    if half is not None and way.problem == "product" and way.name == STEPS and study.votes:
+    is_voted_on = way.problem == "product" and way.name == STEPS and way.seed in study.seeds[: study.controls]
+    if half is not None and is_voted_on and study.votes:
         checkpoint = run / "checkpoints" / f"step-{half['step']:08d}"
         voted = accuracy_of(solve(checkpoint, problems, study.votes))
         result["vote"] = {"step": half["step"], "alone": half, "votes": study.votes, **asdict(voted)}

@@ -20,8 +20,8 @@ class StudyConfig:
         problems: to test on, none of which is trained on.
         chain_steps, product_steps: optimizer steps of each kind of problem; 0 leaves it out.
         chain, product: settings of the trainings on each kind of problem, `KEY=VALUE`.
-        controls: seeds, the first ones, of the comparisons that take longest: products answered directly, and chains
-            until as many tokens were learnt.
+        controls: seeds, the first ones, of what takes longest: products answered directly, chains until as many tokens
+            were learnt, and votes.
         reward_steps: of GRPO, from the product that is half learnt on; 0 leaves it out.
         votes: answers that are drawn of each problem for a vote, of the product that is half learnt.
         at_once: trainings side by side, each with one thread; as many as there are cores if None.
@@ -31,7 +31,7 @@ class StudyConfig:
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     samples: int = 60_000
     problems: int = 500
-    chain_steps: int = 320
+    chain_steps: int = 400
     product_steps: int = 1080
     chain: list[str] = field(default_factory=list)
     product: list[str] = field(default_factory=list)
