@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import zstandard
+from bad_files import by_name
 from generated_corpus import generated_texts
 
 from data_pipeline.foundation.errors import UserError
@@ -40,6 +41,7 @@ def left_out(*paths, **settings) -> Counter[str]:
         ("two-frames.jsonl.zst", zstandard.compress(LINES[:500]) + zstandard.compress(LINES[500:])),
         ("blank-lines.jsonl", b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\n\n")),
     ],
+    ids=by_name,
 )
 def test_json_lines_are_read_plain_and_compressed(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)

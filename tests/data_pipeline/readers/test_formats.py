@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import zstandard
-from bad_files import answer, tar_of, warc_record
+from bad_files import answer, by_name, tar_of, warc_record
 from generated_corpus import generated_texts
 
 from data_pipeline.foundation.errors import UserError
@@ -65,6 +65,7 @@ LINES = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
         ("nan.jsonl", LINES.replace("{", '{"score": NaN, ')),
         ("big-numbers.jsonl", LINES.replace("{", '{"id": 123456789012345678901234567890, ')),
     ],
+    ids=by_name,
 )
 def test_json_in_every_guise(write, name, content):
     assert texts(write(name, content)) == TEXTS
