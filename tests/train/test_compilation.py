@@ -28,9 +28,14 @@ def test_without_a_compiler_it_is_refused_in_one_sentence(monkeypatch):
 
 @needs_compiler
 def test_what_blocks_can_not_be_compiled_with_is_refused_by_name():
-    check_compile(True, 3, None, 0, 1)
-    check_compile(True, 2, 8, 0, 1)
-    refused = {(3, 8, 0, 1): "lora.rank and zero=3", (0, None, 4, 1): "experts=4", (0, None, 0, 2): "sequence=2"}
+    check_compile(True, 3, None, 0, 1, 1)
+    check_compile(True, 2, 8, 0, 1, 1)
+    refused = {
+        (3, 8, 0, 1, 1): "lora.rank and zero=3",
+        (0, None, 4, 1, 1): "experts=4",
+        (0, None, 0, 2, 1): "sequence=2",
+        (0, None, 0, 1, 2): "tensor=2",
+    }
     for asked, named in refused.items():
         with pytest.raises(UserError, match=f"compile=true with .*{named}"):
             check_compile(True, *asked)
