@@ -27,7 +27,7 @@ MODEL = TransformerConfig(
 )
 LENGTHS = (1 << 13, 1 << 14, 1 << 15)
 SHORT = 256
-LIMIT = 400_000_000
+LIMIT = 550_000_000
 NO_MEMORY = 9
 
 
