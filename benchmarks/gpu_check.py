@@ -118,7 +118,8 @@ def measure(case: Case, devices: int, dataset: Path) -> dict[str, Any] | str:
         told = [*case.settings(devices), f"data.path={dataset}", f"zero={case.stage}", f"profile.output={folder}"]
         told += [f"compile={str(case.compiled).lower()}", *STEPS, "--json"]
         ranks = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(devices), "-m"] * (devices > 1)
-        finished = _headrace(*ranks, "train.profile.command", told)
+        command = [sys.executable, "-m", *ranks, "train.profile.command", *told]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         lines = [line for line in finished.stderr.splitlines() if line.startswith("headrace")]
         return (lines or finished.stderr.strip().splitlines() or ["it ended without a word"])[-1]
@@ -180,11 +181,6 @@ def check(cases: list[Case], devices: int, device: str, dataset: Path, folder: P
     (folder / "gpu-check.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     title = [f"# {devices} × {device}", "", *(f"    {line}" for line in tests), ""]
     (folder / "gpu-check.md").write_text("\n".join([*title, *table(found)]) + "\n", encoding="utf-8")
-
-
-def _headrace(*command: Any) -> subprocess.CompletedProcess[str]:
-    *modules, told = command
-    return subprocess.run([sys.executable, "-m", *modules, *told], capture_output=True, text=True, check=False)
 
 
 def main() -> int:

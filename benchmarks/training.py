@@ -163,7 +163,7 @@ class Row:
 def measure(
     names: list[str], size: Size, ranks: int, dataset: Path, rounds: int, peers: str | None, saving: bool
 ) -> Iterator[Row | str]:
-    """Yield a row of each contestant, or why there is none."""
+    """Yield a row of each contestant, or why there is none; the rest is broken off where one ends."""
     running = [Running(name, size, ranks, dataset, peers) for name in names]
     try:
         for each in list(running):
@@ -191,6 +191,8 @@ def measure(
                     seconds = max(answer["seconds"] for answer in each.ask(save=folder))
             parts = {part: time / size.steps for part, time in parts.items()}
             yield Row(each.name, rates[each.name], memory, parts, seconds, each.flops_per_token, each.threads)
+    except ChildProcessError as error:
+        yield f"broken off: {str(error).strip().splitlines()[-1]}"
     finally:
         for each in running:
             each.close()
@@ -214,8 +216,7 @@ def training_lines(
             tokens = size.sequences * count * size.length
             yield f"\n{name}, {count} processes, T {size.length}, {tokens:,} tokens a step"
             yield _line(["", "tokens/s", "ratio", "(range)", "MFU", "MB", *(f"{part} ms" for part in PARTS), "save s"])
-            told = measure(contestants or CONTESTANTS[count], size, count, dataset, rounds, peers, saving)
-            for row in _until_one_ends(told):
+            for row in measure(contestants or CONTESTANTS[count], size, count, dataset, rounds, peers, saving):
                 if isinstance(row, str):
                     yield row
                     continue
@@ -234,13 +235,6 @@ def training_lines(
                         f"{row.saving:.1f}",
                     ]
                 )
-
-
-def _until_one_ends(rows: Iterator[Row | str]) -> Iterator[Row | str]:
-    try:
-        yield from rows
-    except ChildProcessError as error:
-        yield f"broken off: {str(error).strip().splitlines()[-1]}"
 
 
 def _line(cells: list[str]) -> str:

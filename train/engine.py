@@ -114,8 +114,8 @@ class Engine:
         self.world, self.stage, self.lora = world, zero.stage, lora or LoraConfig()
         self.ema = ema or EmaConfig()
         self.place = find_place(parallel or ParallelConfig(), world)
-        unit = self.place.unit
-        self.partition, self.partitions = (unit.rank, unit.ranks) if unit else (world.rank, world.size)
+        among = self.place.partitioning
+        self.partition, self.partitions = torch.distributed.get_rank(among), torch.distributed.get_world_size(among)
         # To DeepSpeed all ranks that partition are alike, as if each read sequences of its own: it reduces gradients
         # over all of them.
         batch = replace(batch, sequences=batch.micro * batch.accumulation * self.partitions, ranks=self.partitions)
@@ -139,7 +139,7 @@ class Engine:
                 model=module,
                 optimizer=build_optimizer(optimizer, module),
                 config=settings,
-                mpu=unit,
+                mpu=self.place.unit,
                 dist_init_required=False,
             )
         except ValueError as error:  # pydantic's ValidationError among them
@@ -149,7 +149,7 @@ class Engine:
             self.deepspeed.enable_backward_allreduce = False
         is_gpu, is_fp32 = world.device.type != "cpu", precision.kind == "fp32"
         if sums_in_place(zero, self.partitions, is_gpu, is_fp32) and not passed_through:
-            reduce_in_place(self.deepspeed.optimizer, unit.group if unit else None)
+            reduce_in_place(self.deepspeed.optimizer, among)
         if compiled:
             compile_blocks(self.module)
         stepped = torch_optimizer(self)
@@ -315,12 +315,10 @@ def _build(
     A parameter that is split over ranks is made whole, one at a time, so that it begins as the model's on one rank.
     """
     deepspeed = import_deepspeed()
-    split, unit = place.split, place.unit
-    is_first = (unit.rank if unit else world.rank) == 0
+    split, among = place.split, place.partitioning
     trained: Any = world.device
     if stage == 3:
-        group = unit.group if unit else None
-        trained = deepspeed.zero.Init(config_dict_or_path=settings, mpu=unit, data_parallel_group=group)
+        trained = deepspeed.zero.Init(config_dict_or_path=settings, mpu=place.unit, data_parallel_group=among)
     with world.device if lora.rank else trained:
         module = Transformer(config, split)
     if lora.rank:
@@ -330,7 +328,7 @@ def _build(
     for name, parameter in module.named_parameters():
         whole = deepspeed.zero.GatheredParameters(parameter, modifier_rank=0) if stage == 3 else nullcontext()
         with whole:
-            if stage == 3 and not is_first:
+            if stage == 3 and torch.distributed.get_rank(among):
                 continue
             if split is None or split_axis(name) is None:
                 initialise_parameter(name, parameter.data, config, seed, base_width)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import distributed
 from torch.distributed import ProcessGroup
 
 from train.model.split_layers import SplitLayers
@@ -19,14 +20,10 @@ class ModelParallelUnit:
 
     Args:
         group: of the latter.
-        rank: in it.
-        ranks: of it.
     """
 
     split: SplitLayers
     group: ProcessGroup
-    rank: int
-    ranks: int
 
     def get_model_parallel_group(self) -> ProcessGroup | None:
         return self.split.group
@@ -41,7 +38,7 @@ class ModelParallelUnit:
         return self.group
 
     def get_data_parallel_rank(self) -> int:
-        return self.rank
+        return distributed.get_rank(self.group)
 
     def get_data_parallel_world_size(self) -> int:
-        return self.ranks
+        return distributed.get_world_size(self.group)

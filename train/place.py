@@ -35,6 +35,11 @@ class Place:
         return None if self.unit is None else self.unit.split
 
     @property
+    def partitioning(self) -> distributed.ProcessGroup | None:
+        """The ranks that ZeRO partitions over; None is all of them."""
+        return None if self.unit is None else self.unit.group
+
+    @property
     def counts(self) -> bool:
         """Whether what this rank reads is to be counted: others read the same where they split a model."""
         return self.unit is None or self.unit.split.number == 0
@@ -62,4 +67,4 @@ def find_place(config: ParallelConfig, world: World) -> Place:
         return Place(reader, readers, SharedSequence(groups[reader], number, size))
     alike = [distributed.new_group(list(range(first, world.size, size))) for first in range(size)]
     split = SplitLayers(groups[reader], number, size)
-    return Place(reader, readers, unit=ModelParallelUnit(split, alike[number], reader, readers))
+    return Place(reader, readers, unit=ModelParallelUnit(split, alike[number]))

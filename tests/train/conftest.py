@@ -25,7 +25,13 @@ class Trainings:
     by_ranks: dict[int, Results]
 
     def losses(self, ranks: int, name: str) -> dict[int, float]:
-        return {int(step): loss for step, loss in self.by_ranks[ranks][name]["losses"].items()}
+        return self._by_step(ranks, name, "losses")
+
+    def norms(self, ranks: int, name: str) -> dict[int, float]:
+        return self._by_step(ranks, name, "norms")
+
+    def _by_step(self, ranks: int, name: str, figure: str) -> dict[int, float]:
+        return {int(step): value for step, value in self.by_ranks[ranks][name][figure].items()}
 
     def checkpoint(self, kind: str, step: int) -> Path:
         return self.folder / kind / f"step-{step:08d}"

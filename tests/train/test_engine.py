@@ -41,7 +41,7 @@ def test_the_reference_starts_at_chance_learns_and_is_clipped(plain):
 def test_fifty_steps_are_those_of_plain_pytorch(trainings, plain, stage, ranks):
     losses, norms = plain
     assert trainings.losses(ranks, f"stage {stage}") == pytest.approx(losses, abs=2e-5)
-    measured = {int(step): norm for step, norm in trainings.by_ranks[ranks][f"stage {stage}"]["norms"].items()}
+    measured = trainings.norms(ranks, f"stage {stage}")
     assert measured == pytest.approx(norms, rel=1e-4)
 
 
@@ -73,7 +73,7 @@ def test_activation_checkpointing_changes_nothing_at_all(trainings, stage, recom
 
 def test_a_bias_is_added_once_where_products_are_kept(trainings):
     """DeepSpeed's linear layer of stage 3 adds it to the product in place; what differed at first was the gradient."""
-    again, plain = (trainings.by_ranks[1][name]["norms"] for name in ("odd recomputed 3", "odd"))
+    again, plain = (trainings.norms(1, name) for name in ("odd recomputed 3", "odd"))
     assert again == pytest.approx(plain, rel=1e-5)
 
 

@@ -27,9 +27,7 @@ def plain() -> dict[int, float]:
 def test_twenty_steps_are_those_of_whole_sequences(trainings, plain, stage):
     """`plain` is a single process without DeepSpeed; the norm tells of gradients what losses can't."""
     assert trainings.losses(2, f"shared {stage}") == pytest.approx(plain, abs=2e-5)
-    norms, expected = (
-        trainings.by_ranks[ranks][name]["norms"] for ranks, name in ((2, f"shared {stage}"), (1, "stage 0"))
-    )
+    norms, expected = trainings.norms(2, f"shared {stage}"), trainings.norms(1, "stage 0")
     assert norms == pytest.approx({step: expected[step] for step in norms}, rel=1e-4)
 
 

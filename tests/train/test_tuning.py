@@ -83,5 +83,5 @@ def plain_tuning(name: str) -> tuple[dict[int, float], dict[int, float]]:
 def test_tuning_on_packed_samples_is_that_of_plain_pytorch(trainings, name, stage, ranks):
     losses, norms = plain_tuning(name)
     assert trainings.losses(ranks, f"{name} {stage}") == pytest.approx(losses, abs=1e-5)
-    measured = {int(step): norm for step, norm in trainings.by_ranks[ranks][f"{name} {stage}"]["norms"].items()}
+    measured = trainings.norms(ranks, f"{name} {stage}")
     assert measured == pytest.approx(norms, rel=1e-4)

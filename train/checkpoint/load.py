@@ -24,7 +24,7 @@ from train.checkpoint.folder import (
 from train.checkpoint.packed_file import PACKED, PackedFile
 from train.checkpoint.pieces import AVERAGE, frozen_pieces, local_pieces, moments_in, restore_optimizer, spread_masters
 from train.checkpoint.save import TrainerState, restore_loss_scaler, restore_random_state
-from train.checkpoint.state_file import MASTER, StateFile
+from train.checkpoint.state_file import MASTER, PieceRange, StateFile
 from train.distributed import World
 from train.engine import Engine
 from train.model.adapters import LoraConfig
@@ -231,10 +231,11 @@ class StateReader:
             out.copy_(rows[:, slice(*columns)].flatten()[start - above * width : stop - above * width])
             return
         adapter = parameter.removesuffix("weight") + "adapter"
+        wanted = PieceRange(parameter, kind, start, start + out.numel(), shape, columns)
         if self._scale is None or kind != MASTER or f"{adapter}.up/{MASTER}" not in self._pieces:
-            return self._fill(parameter, kind, shape, start, out, columns)
+            return self._fill(wanted, out)
         values = torch.empty(out.numel())
-        self._fill(parameter, kind, shape, start, values)
+        self._fill(wanted, values)
         first, last = start // shape[1], -(-(start + out.numel()) // shape[1])
         change = self._whole(f"{adapter}.up")[first:last] @ self._whole(f"{adapter}.down")
         offset = start - first * shape[1]
@@ -243,19 +244,11 @@ class StateReader:
     def _whole(self, parameter: str) -> Tensor:
         shape = self._pieces[f"{parameter}/{MASTER}"][0][0].shape
         values = torch.empty(shape)
-        self._fill(parameter, MASTER, shape, 0, values.view(-1))
+        self._fill(PieceRange(parameter, MASTER, 0, values.numel(), shape), values.view(-1))
         return values
 
-    def _fill(
-        self,
-        parameter: str,
-        kind: str,
-        shape: tuple[int, ...],
-        start: int,
-        out: Tensor,
-        columns: tuple[int, int] | None = None,
-    ) -> None:
-        stop = start + out.numel()
+    def _fill(self, wanted: PieceRange, out: Tensor) -> None:
+        parameter, kind, shape = wanted.parameter, wanted.kind, wanted.shape
         if self._average and kind == MASTER and f"{parameter}/{AVERAGE}" in self._pieces:
             kind = AVERAGE
         if self._packed is not None and kind == MASTER and parameter in self._packed.parameters:
@@ -264,23 +257,23 @@ class StateReader:
                 raise UserError(
                     f"{self._folder} is of another model: {parameter} is {tuple(values.shape)} there, {shape} here"
                 )
-            out.copy_(values.view(-1)[start:stop])
+            out.copy_(values.view(-1)[wanted.start : wanted.stop])
             return
         found, pieces = 0, self._pieces.get(f"{parameter}/{kind}", [])
         apart = sorted({piece.columns for piece, _ in pieces if piece.columns and piece.shape == shape})
-        if apart and columns is None:
-            above, below = start // shape[1], -(-stop // shape[1])
+        if apart and wanted.columns is None:
+            above, below = wanted.start // shape[1], -(-wanted.stop // shape[1])
             rows = self._joined(parameter, kind, shape, above, below, apart)
-            out.copy_(rows.view(-1)[start - above * shape[1] : stop - above * shape[1]])
+            out.copy_(rows.view(-1)[wanted.start - above * shape[1] : wanted.stop - above * shape[1]])
             return
         for piece, file in pieces:
             if piece.shape != shape:
                 raise UserError(f"{self._folder} is of another model: {parameter} is {piece.shape} there, {shape} here")
-            if piece.columns != columns:
+            if piece.columns != wanted.columns:
                 continue
-            low, high = max(start, piece.start), min(stop, piece.stop)
+            low, high = max(wanted.start, piece.start), min(wanted.stop, piece.stop)
             if low < high:
-                out[low - start : high - start].copy_(file.read(piece, low, high))
+                out[low - wanted.start : high - wanted.start].copy_(file.read(piece, low, high))
                 found += high - low
         if found != out.numel():
             raise Failure(
@@ -293,8 +286,10 @@ class StateReader:
         """Return some rows of a matrix whose columns are stored apart."""
         rows, known = torch.empty(below - above, shape[1]), 0
         for first, last in apart:
-            part = torch.empty(below - above, last - first)
-            self._fill(parameter, kind, shape, above * (last - first), part.view(-1), (first, last))
+            width = last - first
+            part = torch.empty(below - above, width)
+            columns = PieceRange(parameter, kind, above * width, below * width, shape, (first, last))
+            self._fill(columns, part.view(-1))
             rows[:, first:last] = part
             known = last if first == known else -1
         if known != shape[1]:

@@ -21,7 +21,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,11 +37,11 @@ from data_pipeline.foundation.configuration import Composed
 from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.foundation.files import write_json
 from data_pipeline.foundation.progress import Task, say
-from data_pipeline.labels import PROBLEMS
+from data_pipeline.labels import ANSWERS, PROBLEMS
 from data_pipeline.prepare import PrepareConfig, prepare
 from data_pipeline.readers.samples import SamplesConfig
 from data_pipeline.tokenization.bpe import BpeConfig
-from train.checkpoint.folder import list_checkpoints, step_of
+from train.checkpoint.folder import checkpoint_name, list_checkpoints, step_of
 from train.settings import TrainConfig
 from train.source import locate_checkpoint
 from train.study.accuracy import accuracy_of, solve
@@ -92,6 +92,10 @@ class Way:
     @property
     def folder(self) -> str:
         return f"{self.problem}-{self.name.replace(', ', '-').replace(' ', '-')}-{self.seed}"
+
+    @property
+    def is_product_with_steps(self) -> bool:
+        return (self.problem, self.name) == ("product", STEPS)
 
     @property
     def dataset(self) -> str:
@@ -176,15 +180,19 @@ def _prepare(folder: Path, kind: str, study: StudyConfig, length: int) -> dict[s
     problems = list(draw_problems(kind, study.samples, 0, held_out=False))
     for way in (STEPS, DIRECT):
         samples = [problem.sample(way == STEPS) for problem in problems]
-        path = folder / f"{kind}-{way}.jsonl"
-        path.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
         # All problems of a kind are of one length; so many of them fit into a sequence.
         completion = len(samples[0]["completion"]) + 1
         learnt[way] = length // (len(samples[0]["prompt"]) + completion) * completion
-        # Problems are alike, and are meant to be: the default would leave out most of them as near duplicates.
-        config = PrepareConfig(str(folder / f"{kind}-{way}"), SamplesConfig([str(path)]), WITHOUT_CLEANING)
-        prepare(replace(config, tokenizer=BpeConfig(BYTES_AND_END)))
+        _make_dataset(folder / f"{kind}-{way}", samples)
     return learnt
+
+
+def _make_dataset(folder: Path, samples: Iterable[dict[str, str]], kind: str = ANSWERS) -> None:
+    path = folder.with_suffix(".jsonl")
+    path.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
+    # Problems are alike, and are meant to be: the default would leave out most of them as near duplicates.
+    config = PrepareConfig(str(folder), SamplesConfig([str(path)], kind=kind), WITHOUT_CLEANING)
+    prepare(replace(config, tokenizer=BpeConfig(BYTES_AND_END)))
 
 
 def _by_reward(
@@ -197,7 +205,7 @@ def _by_reward(
     """
     half = half_learnt(result["curve"])
     assert half is not None
-    checkpoint = root / way.folder / "checkpoints" / f"step-{half['step']:08d}"
+    checkpoint = root / way.folder / "checkpoints" / checkpoint_name(half["step"])
     further = replace(way, name=REWARD, steps=study.reward_steps)
     kept = [text for text in typed if not text.lstrip("+").startswith(OTHERWISE_BY_REWARD)]
     _train(root, further, kept, reward_settings(checkpoint, root / "data" / PROBLEMS_FOLDER))
@@ -208,12 +216,9 @@ def _by_reward(
 
 def _prepare_problems(folder: Path) -> None:
     """Make the dataset of products that only the answer is known of, others than those with steps."""
-    path = folder / f"{PROBLEMS_FOLDER}.jsonl"
     problems = draw_problems("product", PROBLEMS_TO_SOLVE, PROBLEMS_SEED, held_out=False)
     samples = ({"prompt": problem.question, "answer": problem.answer} for problem in problems)
-    path.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
-    config = PrepareConfig(str(path.with_suffix("")), SamplesConfig([str(path)], kind=PROBLEMS), WITHOUT_CLEANING)
-    prepare(replace(config, tokenizer=BpeConfig(BYTES_AND_END)))
+    _make_dataset(folder / PROBLEMS_FOLDER, samples, kind=PROBLEMS)
 
 
 def _trained_and_tested(root: Path, way: Way, study: StudyConfig, typed: Sequence[str]) -> list[dict[str, Any]]:
@@ -221,7 +226,7 @@ def _trained_and_tested(root: Path, way: Way, study: StudyConfig, typed: Sequenc
     settings = getattr(study, way.problem)
     _train(root, way, typed, ("experiment=cot_theory", f"data.path='{root / 'data' / way.dataset}'", *settings))
     result = _test(root, way, study)
-    goes_on = study.reward_steps and (way.problem, way.name) == ("product", STEPS) and half_learnt(result["curve"])
+    goes_on = study.reward_steps and way.is_product_with_steps and half_learnt(result["curve"])
     return [result, _by_reward(root, way, result, study, typed)] if goes_on else [result]
 
 
@@ -275,9 +280,9 @@ def _test(root: Path, way: Way, study: StudyConfig) -> dict[str, Any]:
         curve.append({"step": step, "seconds": stops.get(step), **asdict(found)})
     result = {**asdict(way), **curve[-1], "tokens_learnt": rows[-1]["tokens"], "curve": curve}
     half = half_learnt(curve)
-    is_voted_on = way.problem == "product" and way.name == STEPS and way.seed in study.seeds[: study.controls]
+    is_voted_on = way.is_product_with_steps and way.seed in study.seeds[: study.controls]
     if half is not None and is_voted_on and study.votes:
-        checkpoint = run / "checkpoints" / f"step-{half['step']:08d}"
+        checkpoint = run / "checkpoints" / checkpoint_name(half["step"])
         voted = accuracy_of(solve(checkpoint, problems, study.votes))
         result["vote"] = {"step": half["step"], "alone": half, "votes": study.votes, **asdict(voted)}
     return result
