@@ -56,8 +56,8 @@ MUTATIONS = [
         "elastic",
         "of a piece that begins before the wanted range, its beginning is taken",
         "train/checkpoint/load.py",
-        "low, high = max(start, piece.start), min(stop, piece.stop)",
-        "low, high = max(start, piece.start), piece.stop",
+        "low, high = max(wanted.start, piece.start), min(wanted.stop, piece.stop)",
+        "low, high = max(wanted.start, piece.start), piece.stop",
         f"{FOLDER}::test_ranges_are_put_together_from_all_files",
     ),
     Mutation(

@@ -27,7 +27,7 @@ def reference(trainings, tmp_path_factory):
     def reference_of(ranks: int, stage: int) -> Path:
         if (ranks, stage) not in made:
             folder = tmp_path_factory.mktemp(f"undisturbed-{ranks}-{stage}")
-            assert trainings.train(folder, f"zero={stage}", ranks=ranks) == [0] * ranks
+            assert trainings.train(folder, f"zero={stage}", ranks=ranks) == [0] * ranks, said(folder)
             made[ranks, stage] = folder
         return made[ranks, stage]
 
