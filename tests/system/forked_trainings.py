@@ -56,8 +56,8 @@ def run_job(job: dict[str, Any]) -> list[int]:
     for rank in range(ranks):
         pid = os.fork()
         if pid == 0:
-            os.setpgid(0, next(iter(children), 0))
             become_rank(job, rank, pids, port)
+        os.setpgid(pid, next(iter(children), pid))  # by the parent: a rank may start before the first one leads a group
         children[pid] = rank
         struct.pack_into("i", pids, 4 * rank, pid)
     codes: dict[int, int] = {}
