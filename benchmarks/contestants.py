@@ -60,6 +60,12 @@ class Setup:
         """Return the model's configuration."""
         return self._composed(".").value.model.resolve(self.vocabulary)
 
+    def cluster(self) -> ClusterConfig:
+        """Return how processes are set up: ours as the trainer does it, the others' as PyTorch leaves them."""
+        if self.contestant == "ours":
+            return self._composed(".").value.cluster
+        return ClusterConfig(huge_pages=False)
+
     def _composed(self, folder: str) -> Any:
         from train.schemas import register_schemas
         from train.settings import TrainConfig
@@ -375,11 +381,11 @@ def main() -> int:
     tell: Callable[[Any], None] = lambda what: print(json.dumps(what), file=answer, flush=True)  # noqa: E731
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory()))
-        world = join_world(ClusterConfig())
+        world = join_world(setup.cluster())
         closing.callback(leave_world)
         contestant = build(setup, world, folder)
         flops = setup.shape().flops_per_token(setup.length)
-        tell({"flops_per_token": flops, "threads": torch.get_num_threads()})
+        tell({"flops_per_token": flops})
         for answered in answers(contestant, world, iter(sys.stdin.readline, "")):
             tell(answered)
         # Threads that a peer has left running would keep the process.

@@ -106,7 +106,7 @@ def train(way: Way, length: int, limit: int) -> float:
     from train.parallel import ParallelConfig
     from train.precision import PrecisionConfig
 
-    world = join_world(ClusterConfig(threads=1))
+    world = join_world(ClusterConfig(threads=1, huge_pages=False))  # what is reserved would be within the limit
     objective = build_objective(ObjectiveConfig(), document_mask=False)
     engine = Engine(
         MODEL, 0, world, BatchPlan(1, 1, 1, 1), ZeroConfig(), PrecisionConfig(), OptimizerConfig(),

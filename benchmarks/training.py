@@ -2,11 +2,11 @@
 
 One step of training at a time, our trainer's beside the same model's in a plain PyTorch loop, under Transformers'
 `Trainer` and in litgpt; on two processes DDP and FSDP2 too. All stand ready in processes of their own and take turns,
-so that a machine whose speed drifts is fair to all; ratios are to the plain loop, round by round. MFU is against the
-float32 matrix product measured at the start. The parts of a step are of a round of their own. `--contestants` is a list
-such as plain,ours:zero=1+compile=true,plain:env.NAME=1. A peer that isn't installed is left out; `--peers FOLDER` looks
-there as well: `pip install --no-deps --target FOLDER litgpt lightning lightning-utilities torchmetrics jsonargparse
-typeshed-client docstring-parser`.
+so that a machine whose speed drifts is fair to all; ratios are to the plain loop, round by round. MFU is against a
+large float32 matrix product on as many threads, measured before and after each turn for the same reason. The parts of
+a step are of a round of their own. `--contestants` is a list such as plain,ours:zero=1+compile=true,plain:env.NAME=1. A
+peer that isn't installed is left out; `--peers FOLDER` looks there as well: `pip install --no-deps --target FOLDER
+litgpt lightning lightning-utilities torchmetrics jsonargparse typeshed-client docstring-parser`.
 
 What was tried on two AVX-512 cores, forward and backward on 2,048 tokens of width 384 with a vocabulary of 32,768:
 
@@ -34,6 +34,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class Size:
 SIZES = {
     "nano": Size("nano", 4096, 256, 4, 10),
     "30m": Size("small_30m", 32768, 512, 4, 1),
-    "120m": Size("gpt2_124m", 50304, 512, 2, 1),
+    "120m": Size("gpt2_124m", 50304, 512, 4, 1),
     "120m_1024": Size("gpt2_124m", 32768, 1024, 4, 1),
 }
 USUAL = ("nano", "30m", "120m")
@@ -115,7 +116,7 @@ class Running:
     def wait(self) -> None:
         """Wait until it stands ready. Raises ChildProcessError: it ended instead."""
         told = self._answers()[0]
-        self.flops_per_token, self.threads = told["flops_per_token"], told["threads"] * len(self.processes)
+        self.flops_per_token = told["flops_per_token"]
 
     def ask(self, **what: Any) -> list[dict[str, Any]]:
         """Return what each rank answers."""
@@ -145,19 +146,18 @@ class Row:
 
     Args:
         rates: tokens per second of all ranks, round by round.
+        shares: of the operations per second that a large product reached before and after, round by round.
         memory: the most bytes that a process held.
         parts: seconds of a step.
         saving: seconds of a checkpoint.
-        threads: of all ranks.
     """
 
     name: str
     rates: list[float]
+    shares: list[float]
     memory: int
     parts: dict[str, float]
     saving: float
-    flops_per_token: float
-    threads: int
 
 
 def measure(
@@ -174,12 +174,17 @@ def measure(
                 each.close()
                 yield f"{each.name} is left out: {(str(error).strip() or 'it ended').splitlines()[-1]}"
         rates: dict[str, list[float]] = {each.name: [] for each in running}
+        shares: dict[str, list[float]] = {each.name: [] for each in running}
         tokens = size.sequences * ranks * size.length * size.steps
         for number in range(-WARM_UP_ROUNDS, rounds):
+            before = product_rate()
             for each in running:
-                slowest = max(answer["seconds"] for answer in each.ask(steps=size.steps))
+                rate = tokens / max(answer["seconds"] for answer in each.ask(steps=size.steps))
+                after = product_rate()
                 if number >= 0:
-                    rates[each.name].append(tokens / slowest)
+                    rates[each.name].append(rate)
+                    shares[each.name].append(2 * rate * each.flops_per_token / (before + after))
+                before = after
             latest = ", ".join(f"{name} {told[-1]:,.0f}" for name, told in rates.items() if told)
             print(f"round {max(0, number + 1)} of {rounds}: {latest}", file=sys.stderr, flush=True)
         for each in running:
@@ -190,12 +195,23 @@ def measure(
                 with tempfile.TemporaryDirectory() as folder:
                     seconds = max(answer["seconds"] for answer in each.ask(save=folder))
             parts = {part: time / size.steps for part, time in parts.items()}
-            yield Row(each.name, rates[each.name], memory, parts, seconds, each.flops_per_token, each.threads)
+            yield Row(each.name, rates[each.name], shares[each.name], memory, parts, seconds)
     except ChildProcessError as error:
         yield f"broken off: {str(error).strip().splitlines()[-1]}"
     finally:
         for each in running:
             each.close()
+
+
+def product_rate(size: int = 2048, seconds: float = 0.7) -> float:
+    """Return the operations per second of a large float32 product on all threads, kept up for a while."""
+    a, b, out, number = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size), 0
+    torch.mm(a, b, out=out)
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        torch.mm(a, b, out=out)
+        number += 1
+    return 2.0 * size**3 * number / (time.perf_counter() - started)
 
 
 def training_lines(
@@ -208,8 +224,8 @@ def training_lines(
     saving: bool = True,
 ) -> Iterator[str]:
     """Compare contestants at some sizes on some numbers of processes."""
-    peak = measured_peak(torch.float32, 1024, 1.0) / torch.get_num_threads()
-    yield f"float32 matrix product: {peak / 1e9:.0f} GFLOP/s a thread"
+    alone = measured_peak(torch.float32, 1024, 1.0) / torch.get_num_threads()
+    yield f"float32 matrix product: {alone / 1e9:.0f} GFLOP/s by one thread alone, {product_rate() / 1e9:.0f} by all"
     for count in ranks or [1, 2]:
         for name in sizes or USUAL:
             size, of_plain = SIZES[name], None
@@ -222,14 +238,13 @@ def training_lines(
                     continue
                 of_plain = of_plain or row.rates
                 ratios = [mine / plain for mine, plain in zip(row.rates, of_plain)]
-                rate = statistics.median(row.rates)
                 yield _line(
                     [
                         row.name,
-                        f"{rate:,.0f}",
+                        f"{statistics.median(row.rates):,.0f}",
                         f"{statistics.median(ratios):.3f}",
                         f"{min(ratios):.2f}–{max(ratios):.2f}",
-                        f"{100 * row.flops_per_token * rate / (peak * row.threads):.0f} %",
+                        f"{100 * statistics.median(row.shares):.0f} %",
                         f"{row.memory / 1e6:,.0f}",
                         *(f"{1000 * row.parts[part]:,.1f}" for part in PARTS),
                         f"{row.saving:.1f}",

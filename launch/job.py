@@ -63,7 +63,7 @@ class Job:
         return self.launch_folder
 
 
-PROCESS_KEYS = ("timeout_seconds", "hang_seconds", "straggler_ratio", "threads", "bind_cores")
+PROCESS_KEYS = ("timeout_seconds", "hang_seconds", "straggler_ratio", "threads", "bind_cores", "huge_pages")
 """Settings of `cluster` that concern the processes, not what starts them."""
 
 

@@ -15,6 +15,7 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from data_pipeline.foundation.errors import Failure, ToldElsewhere, UserError
+from train.host_memory import keep_host_memory
 
 POLL_SECONDS = 0.05
 
@@ -32,6 +33,8 @@ class ClusterConfig:
         straggler_ratio: a rank that takes so many times as long as the others for the same is named; 0 names none.
         threads: CPU threads of each process; None for OMP_NUM_THREADS, or an equal share of the machine's cores.
         bind_cores: keep each process on cores of its own, an equal share of those that it may use.
+        huge_pages: without a GPU, keep memory that is freed, in huge pages where the system has them; else each tensor
+            is mapped anew.
     """
 
     kind: str = "local"
@@ -40,6 +43,7 @@ class ClusterConfig:
     straggler_ratio: float = 1.5
     threads: int | None = None
     bind_cores: bool = False
+    huge_pages: bool = True
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,8 @@ def join_world(config: ClusterConfig) -> World:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
+        if config.huge_pages:
+            keep_host_memory()
     timeout = timedelta(seconds=config.timeout_seconds)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if size == 1:

@@ -29,27 +29,24 @@ class _SummedLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, loss: ChunkLoss) -> Tensor:
         wanted = any(ctx.needs_input_grad)
         hidden_gradient = torch.empty_like(hidden_ND) if wanted else None
-        weight_gradient = torch.zeros_like(weight_VD, dtype=torch.float32) if wanted else None
+        weight_gradient: Tensor | None = None
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         reused: Tensor | None = None
         for rows in chunks(hidden_ND, weight_VD):
             logits, reused = _logits(hidden_ND[rows], weight_VD, reused)
             summed, gradient = loss(logits, rows)
             total += summed
-            if hidden_gradient is not None and weight_gradient is not None:
-                _pass_back(gradient(), hidden_ND, weight_VD, rows, hidden_gradient, weight_gradient)
-        if hidden_gradient is not None and weight_gradient is not None:
-            ctx.save_for_backward(hidden_gradient, weight_gradient.to(weight_VD.dtype))
+            if hidden_gradient is not None:
+                weight_gradient = _pass_back(gradient(), hidden_ND, weight_VD, rows, hidden_gradient, weight_gradient)
+        if hidden_gradient is not None:
+            ctx.save_for_backward(hidden_gradient, _whole(weight_gradient, weight_VD))
         return total
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        hidden_gradient, weight_gradient = ctx.saved_tensors
-        return (
-            hidden_gradient * scale.to(hidden_gradient.dtype),
-            weight_gradient * scale.to(weight_gradient.dtype),
-            None,
-        )
+        # In place: a second backward pass, for which they would have to stay, is refused by autograd.
+        hidden_gradient, weight_gradient = (gradient.mul_(scale.to(gradient.dtype)) for gradient in ctx.saved_tensors)
+        return hidden_gradient, weight_gradient, None
 
 
 def _logits(hidden_ND: Tensor, weight_VD: Tensor, reused: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -78,14 +75,14 @@ class _LogProbabilities(torch.autograd.Function):
     def backward(ctx: Any, upstream_N: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         hidden_ND, weight_VD, targets_N, log_partitions = ctx.saved_tensors
         hidden_gradient = torch.empty_like(hidden_ND)
-        weight_gradient = torch.zeros_like(weight_VD, dtype=torch.float32)
+        weight_gradient: Tensor | None = None
         upstream_N = upstream_N.masked_fill(targets_N < 0, 0.0)
         for rows in chunks(hidden_ND, weight_VD):
             logits, upstream = (hidden_ND[rows] @ weight_VD.t()).float(), upstream_N[rows].unsqueeze(1)
             gradient = logits.sub_(log_partitions[rows].unsqueeze(1)).exp_().mul_(-upstream)
             gradient.scatter_add_(1, targets_N[rows].clamp(min=0).unsqueeze(1), upstream)
-            _pass_back(gradient, hidden_ND, weight_VD, rows, hidden_gradient, weight_gradient)
-        return hidden_gradient, weight_gradient.to(weight_VD.dtype), None
+            weight_gradient = _pass_back(gradient, hidden_ND, weight_VD, rows, hidden_gradient, weight_gradient)
+        return hidden_gradient, _whole(weight_gradient, weight_VD), None
 
 
 def chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
@@ -105,15 +102,23 @@ def _pass_back(
     weight_VD: Tensor,
     rows: slice,
     hidden_gradient: Tensor,
-    weight_gradient: Tensor,
-) -> None:
-    """Lead the gradient by some rows' logits on to what they are made of."""
+    weight_gradient: Tensor | None,
+) -> Tensor:
+    """Lead the gradient by some rows' logits on to what they are made of; return the weight's in float32 so far.
+
+    The first chunk makes it, for to fill it with zeros first takes as long as an update of those weights.
+    """
     gradient = gradient.to(weight_VD.dtype)
     torch.mm(gradient, weight_VD, out=hidden_gradient[rows])
+    if weight_gradient is None:
+        return (gradient.t() @ hidden_ND[rows]).float()
     if weight_VD.dtype == torch.float32:
-        weight_gradient.addmm_(gradient.t(), hidden_ND[rows])
-    else:
-        weight_gradient += gradient.t() @ hidden_ND[rows]
+        return weight_gradient.addmm_(gradient.t(), hidden_ND[rows])
+    return weight_gradient.add_(gradient.t() @ hidden_ND[rows])
+
+
+def _whole(weight_gradient: Tensor | None, weight_VD: Tensor) -> Tensor:
+    return torch.zeros_like(weight_VD) if weight_gradient is None else weight_gradient.to(weight_VD.dtype)
 
 
 def summed_loss(hidden_ND: Tensor, weight_VD: Tensor, loss: ChunkLoss) -> Tensor:
