@@ -28,7 +28,7 @@ class Activations:
         kept: by all blocks until the backward pass begins.
         head: kept behind the last block: the last norm's, and the gradient that the loss has made for it.
         loss: while the loss is worked out, chunk by chunk, its part of the gradient with it.
-        scaling: while the loss's own gradients are multiplied by what comes from behind.
+        scaling: the head's gradient, which the loss has made, and which is multiplied by what comes from behind.
         on_host: of what all blocks keep, what waits in host memory.
     """
 
@@ -87,7 +87,7 @@ def activations(model: TransformerConfig, layout: Layout) -> Activations:
         kept=on_device,
         head=tokens * (norm + element * width),
         loss=FLOAT * matrix + _chunk(model.vocabulary_size, matrix, layout),
-        scaling=2 * element * matrix + tokens * element * width,
+        scaling=element * matrix,
         on_host=kept if waits else 0,
     )
 

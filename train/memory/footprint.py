@@ -110,7 +110,7 @@ def footprint(model: TransformerConfig, layout: Layout, sizes: ParameterSizes | 
             buffers=bucket + gradients.of_block + gradients.in_between,
         ),
         "embedding's gradient": start.plus(
-            gradients=gradients.whole - (carried if gradients.whole else 0), buffers=bucket + gradients.of_head
+            gradients=gradients.whole - (carried if gradients.whole else 0), buffers=bucket + gradients.of_embedding
         ),
         "reducing gradients": device.plus(
             gradients=gradients.whole or carried, buffers=bucket + gradients.reduction, parameters=gradients.left
@@ -161,7 +161,7 @@ class Gradients:
 
     Args:
         sizes: of the parameters.
-        model: whose embedding's gradient, if tied, is made a second time before it is added to the head's.
+        model: whose embedding's gradient, if tied, is added to the head's, on a GPU as a second whole one.
     """
 
     def __init__(self, sizes: ParameterSizes, layout: Layout, model: TransformerConfig):
@@ -170,12 +170,18 @@ class Gradients:
         self._offloaded = layout.zero.offload_optimizer
         assert model.vocabulary_size is not None
         self.of_head = self._element * model.vocabulary_size * model.width
+        self._added_up = model.tied_embeddings and layout.is_gpu
         self._matrix = self._element * model.width * model.hidden_width * max(1, model.experts) // layout.tensor_ranks
 
     @property
     def whole(self) -> int:
         """All gradients at the end of the backward pass; from stage 2 on there are only buckets of them."""
         return self._element * self._sizes.total if self._zero.stage < 2 else 0
+
+    @property
+    def of_embedding(self) -> int:
+        """The embedding's gradient where it isn't among the whole ones, and what it is added to."""
+        return self.of_head * ((self._zero.stage >= 2) + self._added_up)
 
     @property
     def of_block(self) -> int:
@@ -253,7 +259,7 @@ class Gradients:
     @property
     def lingering(self) -> int:
         """A flattened bucket that gloo's thread still has: none, one or two were seen after several reductions."""
-        several = self._ranks > 1 and self._zero.stage > 0 and not self._flushes_once
+        several = self._ranks > 1 and self._zero.stage > 0 and not self._flushes_once and not self._in_place
         return self._element * self._bucket if several and not self._layout.is_gpu else 0
 
     @property
