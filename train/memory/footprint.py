@@ -161,7 +161,7 @@ class Gradients:
 
     Args:
         sizes: of the parameters.
-        model: whose embedding's gradient, if tied, is added to the head's, on a GPU as a second whole one.
+        model: whose embedding's gradient, if tied, is made a second time before it is added to the head's.
     """
 
     def __init__(self, sizes: ParameterSizes, layout: Layout, model: TransformerConfig):
@@ -170,7 +170,7 @@ class Gradients:
         self._offloaded = layout.zero.offload_optimizer
         assert model.vocabulary_size is not None
         self.of_head = self._element * model.vocabulary_size * model.width
-        self._added_up = model.tied_embeddings and layout.is_gpu
+        self._added_up = model.tied_embeddings
         self._matrix = self._element * model.width * model.hidden_width * max(1, model.experts) // layout.tensor_ranks
 
     @property

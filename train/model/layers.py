@@ -40,19 +40,12 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """An embedding, whose rows are seen otherwise where it has a view.
-
-    Where the head has the same weight, the gradient of the few rows that were read is added to the head's; a whole one,
-    nearly all of it zeros, would be made first and take as long as an update. On CPUs only: GPUs add repeated rows in
-    any order.
-    """
+    """An embedding, whose rows are seen otherwise where it has a view."""
 
     view: Callable[[Tensor], Tensor] | None = None
-    tied = False
 
     def forward(self, tokens: Tensor) -> Tensor:
-        sparse = self.tied and tokens.device.type == "cpu" and not torch.compiler.is_compiling()
-        rows = functional.embedding(tokens, self.weight, sparse=sparse)
+        rows = super().forward(tokens)
         return rows if self.view is None else self.view(rows.flatten(0, -2)).view_as(rows)
 
     def reset_parameters(self) -> None:

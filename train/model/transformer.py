@@ -215,7 +215,6 @@ class Transformer(nn.Module):
         self.head = Head(config)
         if config.tied_embeddings:
             self.head.weight = cast(nn.Parameter, self.embedding.weight)
-            self.embedding.tied = True
         if split is not None:
             split.mark(self)
         # What a cache is made by: it holds the heads that are here.
