@@ -19,8 +19,12 @@ What was tried on two AVX-512 cores, forward and backward on 2,048 tokens of wid
 - without gain: the loss in blocks of 4 to 16 rows that fit the cache (1,395 to 1,416 ms for 1,368); chunks of 2^24
   logits (1,289 ms for 1,276 at 2^23; 1,300 at 2^22, 1,566 at 2^21); a gradient of our own for SwiGLU (8.0 ms for 8.0);
   THP_MEM_ALLOC_ENABLE=1 (at 30m 556 tokens/s for 551); compile=true on a CPU (553 for 551, with 8 % less memory).
-- left to you: MALLOC_MMAP_MAX_=0 MALLOC_ARENA_MAX=1, by which the C library keeps memory that is freed (at 120m 272
-  tokens/s for 260, 0.97 to 1.14 times in four rounds, with 8 % more memory).
+- kept: freed memory stays, in huge pages (cluster.huge_pages: at 120m 1.11 times in three rounds, 1.11 to 1.12; by the
+  C library's variables 1.25 in four, 1.12 to 1.46, and without huge pages 1.10, 0.97 to 1.12); the head's gradient made
+  by its first chunk, not filled with zeros before, and scaled in place.
+- without gain at 120m: a tied embedding's gradient of only the rows that were read (10 ms of zeros less, but autograd
+  adds them to the head's in a copy); compile=true (1.01, 0.93 to 1.10, with 10 % less memory); KMP_BLOCKTIME=0 (0.99).
+- worse: OMP_PROC_BIND=true (at 120m 0.57).
 """
 
 from __future__ import annotations

@@ -62,6 +62,19 @@ def test_few_open_files_are_yellow_with_the_command(monkeypatch):
     assert machine.open_files().mend == "ulimit -n 4096"
 
 
+@pytest.mark.parametrize(
+    ("modes", "levels"),
+    [("always [madvise] never", ["green"]), ("always madvise [never]", ["yellow"]), (None, [])],
+)
+def test_huge_pages_that_are_never_given_are_yellow_and_none_where_the_system_has_none(
+    tmp_path, monkeypatch, modes, levels
+):
+    monkeypatch.setattr(machine, "HUGE_PAGES", tmp_path / "enabled")
+    if modes is not None:
+        (tmp_path / "enabled").write_text(modes + "\n")
+    assert [finding.level for finding in machine.huge_pages()] == levels
+
+
 @pytest.mark.parametrize(("free", "level"), [(5e8, "red"), (5e9, "yellow"), (5e11, "green")])
 def test_a_disk_without_room_is_red(tmp_path, monkeypatch, free, level):
     usage = type("Usage", (), {"free": free})
