@@ -19,7 +19,7 @@ from benchmarks.commands import headrace
 from train.telemetry.recorder import read_lines
 
 KINDS = ("adamw", "muon")
-RATES = (0.0008, 0.002, 0.005, 0.0125)
+RATES = (0.0003, 0.0008, 0.002, 0.005, 0.0125)
 SEEDS = (0, 1, 2)
 POINTS = 20
 ALIKE = (
