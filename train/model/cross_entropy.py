@@ -106,7 +106,7 @@ def _pass_back(
 ) -> Tensor:
     """Lead the gradient by some rows' logits on to what they are made of; return the weight's in float32 so far.
 
-    The first chunk makes it, for to fill it with zeros first takes as long as an update of those weights.
+    The first chunk makes it: zeros to begin with would be a pass over all of it more.
     """
     gradient = gradient.to(weight_VD.dtype)
     torch.mm(gradient, weight_VD, out=hidden_gradient[rows])
