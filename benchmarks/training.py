@@ -24,7 +24,8 @@ What was tried on two AVX-512 cores, forward and backward on 2,048 tokens of wid
   by its first chunk, not filled with zeros before, and scaled in place.
 - without gain at 120m: a tied embedding's gradient of only the rows that were read (10 ms of zeros less, but autograd
   adds them to the head's in a copy); causal attention in blocks of 64 to 256 rows by batched products (16.0 and 36.1 ms
-  forward and backward for PyTorch's 15.4 and 35.7, 4 sequences of 12 heads); compile=true (1.01, 0.93 to 1.10, with 10 % less memory); KMP_BLOCKTIME=0 (0.99).
+  forward and backward for PyTorch's 15.4 and 35.7, 4 sequences of 12 heads); compile=true (1.01, 0.93 to 1.10, with
+  10 % less memory); KMP_BLOCKTIME=0 (0.99).
 - worse: OMP_PROC_BIND=true (at 120m 0.57).
 """
 
