@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,14 +63,13 @@ class Job:
         return self.launch_folder
 
 
-PROCESS_KEYS = ("timeout_seconds", "hang_seconds", "straggler_ratio", "threads", "bind_cores", "huge_pages")
-"""Settings of `cluster` that concern the processes, not what starts them."""
-
-
 def process_settings(composed: Composed[TrainConfig]) -> list[str]:
     """Return the overrides by which the processes of a launched run compose the same configuration, with themselves in
-    the place of a launcher."""
+    the place of a launcher: with all settings of `cluster` that don't concern what starts them."""
+    from train.distributed import ClusterConfig
+
     kept = [text for text in composed.overrides if not text.lstrip("+").startswith(("cluster=", "cluster."))]
     cluster = composed.data["cluster"]
-    values = [f"cluster.{key}={'null' if cluster[key] is None else cluster[key]}" for key in PROCESS_KEYS]
+    keys = [each.name for each in fields(ClusterConfig) if each.name != "kind"]
+    values = [f"cluster.{key}={'null' if cluster[key] is None else cluster[key]}" for key in keys]
     return [*kept, "cluster=local", *(value.replace("=True", "=true").replace("=False", "=false") for value in values)]

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launch.doctor.finding import GREEN, RED, YELLOW, Finding
+from train.host_memory import HUGE_PAGES
 
 GB = 1e9
 DISK_PROBE_BYTES = 1 << 26
 SLOW_DISK = 100e6
 """Bytes per second below which a checkpoint of a billion parameters takes two minutes."""
 OPEN_FILES = 4096
-HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CLOCK_SECONDS, CLOCK_LIMIT_SECONDS = 2.0, 60.0
 """Differences to a file system's clock: noted, and half of what makes a living run's lock look dead."""
 

@@ -103,7 +103,7 @@ def footprint(model: TransformerConfig, layout: Layout, sizes: ParameterSizes | 
         "backward, last block": start.plus(
             activations=kept.kept + kept.passing, gradients=first, buffers=bucket + gradients.of_block
         ),
-        "first reduction": start.plus(activations=kept.kept, buffers=bucket + gradients.early_reduction(model)),
+        "first reduction": start.plus(activations=kept.kept, buffers=bucket + gradients.early_reduction),
         "backward, first block": start.plus(
             activations=_one_block(kept, layout) + kept.passing,
             gradients=0 if carried else gradients.whole,
@@ -170,7 +170,7 @@ class Gradients:
         self._offloaded = layout.zero.offload_optimizer
         assert model.vocabulary_size is not None
         self.of_head = self._element * model.vocabulary_size * model.width
-        self._added_up = model.tied_embeddings
+        self._tied = model.tied_embeddings
         self._matrix = self._element * model.width * model.hidden_width * max(1, model.experts) // layout.tensor_ranks
 
     @property
@@ -181,7 +181,7 @@ class Gradients:
     @property
     def of_embedding(self) -> int:
         """The embedding's gradient where it isn't among the whole ones, and what it is added to."""
-        return self.of_head * ((self._zero.stage >= 2) + self._added_up)
+        return self.of_head * ((self._zero.stage >= 2) + self._tied)
 
     @property
     def of_block(self) -> int:
@@ -239,15 +239,16 @@ class Gradients:
             return flat
         return self._alone + (max(flat, self.owned) if self._flushes_once else flat + self.owned)
 
-    def early_reduction(self, model: TransformerConfig) -> int:
+    @property
+    def early_reduction(self) -> int:
         """Copies where a bucket is full, or the head's gradient too large for one, while activations are still there.
 
         A tied head's gradient waits for the embedding's.
         """
         if self._zero.stage < 2 or self._flushes_once:
             return 0
-        heads_own = not model.tied_embeddings
-        return (self._alone if heads_own else 0) + max(self._flat(with_alone=heads_own), self.owned)
+        alone = 0 if self._tied else self._alone
+        return alone + max(self._flat(with_alone=not self._tied), self.owned)
 
     @property
     def in_between(self) -> int:
