@@ -32,7 +32,7 @@ STEPS = ("profile.warm_up=5", "profile.steps=10", "profile.traced=1")
 
 @dataclass(frozen=True)
 class Case:
-    """A layout: sequences are of a step on each device, settings of both `profile` and `plan`."""
+    """A layout: sequences are of a step on each device; `compiled` is what `train` calls so, or nothing."""
 
     model: str
     length: int
@@ -41,11 +41,12 @@ class Case:
     stage: int
     precision: str = "bf16"
     recomputes: bool = False
-    compiled: bool = False
+    compiled: str = ""
 
     @property
     def name(self) -> str:
-        more = (f"ZeRO {self.stage}", self.precision, "recomputed" * self.recomputes, "compiled" * self.compiled)
+        compiled = self.compiled and f"compiled {self.compiled}"
+        more = (f"ZeRO {self.stage}", self.precision, "recomputed" * self.recomputes, compiled)
         return " ".join((self.model, f"T {self.length}", f"micro {self.micro}", *filter(None, more)))
 
     def settings(self, devices: int) -> list[str]:
@@ -66,13 +67,14 @@ class Case:
 
 GPU_CASES = [
     *(Case("gpt2_124m", 1024, 32, 32, stage) for stage in (1, 3)),
-    Case("gpt2_124m", 1024, 32, 32, 1, compiled=True),
+    Case("gpt2_124m", 1024, 32, 32, 1, compiled="blocks"),
+    *(Case("gpt2_124m", 1024, 32, 32, stage, compiled="deepcompile") for stage in (1, 3)),
     *(Case("llama_1b", 4096, 4, 2, stage) for stage in (1, 2, 3)),
     Case("llama_1b", 4096, 4, 4, 1, recomputes=True),
-    Case("llama_1b", 4096, 4, 2, 1, compiled=True),
-    Case("llama_1b", 4096, 4, 2, 1, precision="fp8", compiled=True),
+    Case("llama_1b", 4096, 4, 2, 1, compiled="blocks"),
+    Case("llama_1b", 4096, 4, 2, 1, precision="fp8", compiled="blocks"),
     Case("llama_8b", 8192, 2, 1, 3, recomputes=True),
-    Case("llama_8b", 8192, 2, 1, 3, recomputes=True, compiled=True),
+    Case("llama_8b", 8192, 2, 1, 3, recomputes=True, compiled="blocks"),
 ]
 CPU_CASES = [Case("nano", 128, 4, 4, 0, "fp32"), Case("nano", 128, 4, 2, 0, "fp32", recomputes=True)]
 
@@ -116,7 +118,9 @@ def measure(case: Case, devices: int, dataset: Path) -> dict[str, Any] | str:
     """Return what `headrace profile` finds of a layout, or the reason why it finds nothing."""
     with tempfile.TemporaryDirectory() as folder:
         told = [*case.settings(devices), f"data.path={dataset}", f"zero={case.stage}", f"profile.output={folder}"]
-        told += [f"compile={str(case.compiled).lower()}", *STEPS, "--json"]
+        told += [*STEPS, "--json"]
+        if case.compiled:
+            told += ["compile=true", f"compiled={case.compiled}"]
         ranks = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(devices), "-m"] * (devices > 1)
         command = [sys.executable, "-m", *ranks, "train.profile.command", *told]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)

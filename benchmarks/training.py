@@ -24,8 +24,12 @@ What was tried on two AVX-512 cores, forward and backward on 2,048 tokens of wid
   by its first chunk, not filled with zeros before, and scaled in place.
 - without gain at 120m: a tied embedding's gradient of only the rows that were read (10 ms of zeros less, but autograd
   adds them to the head's in a copy); causal attention in blocks of 64 to 256 rows by batched products (16.0 and 36.1 ms
-  forward and backward for PyTorch's 15.4 and 35.7, 4 sequences of 12 heads); compile=true (1.01, 0.93 to 1.10, with
-  10 % less memory); KMP_BLOCKTIME=0 (0.99).
+  forward and backward for PyTorch's 15.4 and 35.7, 4 sequences of 12 heads) or by halves, down to 64 rows, by PyTorch's
+  own kernel, whose sums are then joined (15.5 and 32.5 for 15.7 and 37.8, and slower at other lengths); oneDNN's
+  products in the place of MKL's (202 to 361 GFLOP/s for 347 to 388); a chunk's logits by panels of the vocabulary (324
+  to 334 GFLOP/s for 326) or turned round (373, and softmax 51 ms for 10); KMP_BLOCKTIME=0 (0.99).
+- a choice: compile=true (three runs of 5 to 7 rounds: 1.02, 1.04 and 1.01, with 11 % less memory, for a compiler and
+  some time at the first start); compiled=model (1.01, with 10 % less, and longer to compile).
 - worse: OMP_PROC_BIND=true (at 120m 0.57).
 """
 

@@ -1,10 +1,16 @@
-"""`compile=true`: the blocks of the model as compiled graphs (Ansel et al. 2024, PyTorch 2), kept between runs.
+"""`compile=true`: the model, or its blocks, as compiled graphs (Ansel et al. 2024, PyTorch 2), kept between runs.
 
-One block is compiled, and its code serves them all, whatever the batch and the length of its sequences. What DeepSpeed
-hooks onto modules stays outside: at ZeRO stage 3 a block's weights are gathered before its graph begins, not one by one
-within. On a CPU attention within documents, whose lengths differ in every batch, is called from between four graphs; on
-a GPU the loss's passes over a chunk of logits are fused, too. What is computed without gradients, validation and
-samples, goes the uncompiled way.
+`compiled=blocks`: one block is compiled, and its code serves them all, whatever the batch and the length of its
+sequences. What DeepSpeed hooks onto modules stays outside: at ZeRO stage 3 a block's weights are gathered before its
+graph begins, not one by one within. On a CPU attention within documents, whose lengths differ in every batch, is called
+from between four graphs; on a GPU the loss's passes over a chunk of logits are fused, too.
+
+`compiled=model`: all in one graph, from embedding to loss. It can fuse across blocks, and takes as much longer to
+compile as there are blocks. `compiled=deepcompile`: DeepSpeed puts into that graph what ZeRO sends (Tanaka et al. 2025,
+DeepCompile): when each weight is there and when each gradient goes. The gradient of a weight that two graphs used, or
+none, would not be summed rightly there, so there may be but one.
+
+What is computed without gradients, validation and samples, goes the uncompiled way.
 """
 
 from __future__ import annotations
@@ -12,17 +18,21 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from data_pipeline.foundation.cache import cache_folder
-from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.errors import Failure, UserError
 from train.model.attention import attend_within_documents
 from train.model.transformer import Block, Transformer
+
+BLOCKS, MODEL, DEEPCOMPILE = "blocks", "model", "deepcompile"
+STAGES = {BLOCKS: (0, 1, 2, 3), MODEL: (0, 1, 2), DEEPCOMPILE: (1, 2, 3)}
+"""What can be compiled, at which stages of ZeRO."""
 
 
 def check_compiler(wanted: bool) -> None:
@@ -44,31 +54,101 @@ def check_compiler(wanted: bool) -> None:
         )
 
 
-def check_compile(
-    wanted: bool, stage: int, lora_rank: int | None, experts: int, sequence_ranks: int, tensor_ranks: int
-) -> None:
-    """Raise UserError where blocks can't be compiled: for want of a compiler, or for what they are."""
+def check_compile(wanted: bool, kind: str, stage: int, lora_rank: int | None, untried: Mapping[str, object]) -> None:
+    """Refuse what can't be compiled, for want of a compiler or for what it is.
+
+    Args:
+        kind: what is compiled.
+        untried: settings that it was never tried with, each with whether it is on.
+
+    Raises:
+        UserError: names the setting, the reason and the mend.
+    """
+    if kind not in STAGES:
+        raise UserError(f"compiled={kind}: there are {', '.join(STAGES)}")
+    if not wanted and kind != BLOCKS:
+        raise UserError(f"compiled={kind} says what compile=true compiles: add that, or leave this out")
     check_compiler(wanted)
-    if wanted and (experts or max(sequence_ranks, tensor_ranks) > 1):
-        parallel = f"parallel.sequence={sequence_ranks}" if sequence_ranks > 1 else f"parallel.tensor={tensor_ranks}"
-        what = f"model.experts={experts}" if experts else parallel
-        raise UserError(f"compile=true with {what} was never tried: leave compile out")
-    if wanted and stage == 3 and lora_rank:
+    if not wanted:
+        return
+    told = "compile=true" if kind == BLOCKS else f"compiled={kind}"
+    for setting, is_on in untried.items():
+        if is_on:
+            raise UserError(f"{told} with {setting} was never tried: leave one of them out")
+    if stage not in STAGES[kind]:
+        fitting = [other for other, stages in STAGES.items() if stage in stages]
+        why = (
+            "there is nothing of ZeRO's to put into the graph" if stage == 0 else "weights are gathered between graphs"
+        )
+        raise UserError(f"compiled={kind} with zero={stage}: {why}; use compiled={' or '.join(fitting)}")
+    if stage == 3 and lora_rank:
         raise UserError(
             "compile=true with lora.rank and zero=3: DeepSpeed would take the adapters' gradients of the first block, "
             "whose input needs none, before they are there; use zero=0, 1 or 2, or leave compile out"
         )
 
 
+def check_one_graph(kind: str, between: Mapping[str, object]) -> None:
+    """Refuse what a graph of the whole model can't hold.
+
+    Args:
+        between: settings that need Python in the middle of a forward pass, each with whether it is on.
+
+    Raises:
+        UserError: names the setting.
+    """
+    for setting, is_on in between.items():
+        if kind != BLOCKS and is_on:
+            raise UserError(f"compiled={kind} with {setting}: that isn't one graph; use compiled={BLOCKS}")
+
+
+def check_device(kind: str) -> None:
+    """Refuse, on the machine that is to train, what its device can't run. Raises UserError."""
+    if kind != DEEPCOMPILE:
+        return
+    if not torch.cuda.is_available() or torch.version.cuda is None:
+        raise UserError(f"compiled={DEEPCOMPILE} needs an NVIDIA GPU, and there is none here: use compiled={BLOCKS}")
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if CUDA_HOME is None:
+        raise UserError(
+            f"compiled={DEEPCOMPILE} needs nvcc, with which DeepSpeed builds a part of it once: install the CUDA "
+            f"toolkit and set CUDA_HOME, or use compiled={BLOCKS}"
+        )
+
+
 def compile_blocks(model: Transformer) -> None:
     """Let the blocks run as compiled graphs from their next call with gradients on."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    _keep_between_runs()
     # On a CPU the loss is worked out in place, in the memory of its logits, which no graph would do.
     model.head.fused = torch.cuda.is_available()
     for block in cast(Iterable[Block], model.blocks):
         if not torch.cuda.is_available():
             block.attention.within_documents = torch.compiler.disable(attend_within_documents)
         block.forward = _with_gradients_compiled(block.forward)  # type: ignore[method-assign]
+
+
+def compile_model(model: Transformer) -> None:
+    """Let the whole model run as one graph from its next call with gradients on."""
+    _keep_between_runs()
+    model.forward = _with_gradients_compiled(model.forward, fullgraph=True)  # type: ignore[method-assign]
+
+
+def compile_with_zero(engine: Any) -> None:
+    """Let DeepSpeed's engine run its model by DeepCompile from its next call on, except where `uncompiled`.
+
+    Raises:
+        Failure: DeepSpeed has left it out.
+    """
+    _keep_between_runs()
+    engine.compile(compile_kwargs={"fullgraph": True})
+    if not engine.is_deepcompile_active():
+        raise Failure(f"compiled={DEEPCOMPILE}: DeepSpeed would run the model without it; use compiled={BLOCKS}")
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Let what is compiled be computed as it is written, operation by operation."""
+    return cast(AbstractContextManager[Any], torch.compiler.set_stance("force_eager"))
 
 
 def compile_seconds() -> float:
@@ -78,12 +158,14 @@ def compile_seconds() -> float:
     return float(calculate_time_spent()["total_wall_time"])
 
 
-def _with_gradients_compiled(eager: Callable[..., Any]) -> Callable[..., Any]:
-    compiled = torch.compile(eager, dynamic=True)
+def _keep_between_runs() -> None:
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
 
-    def forward(x_BTD: Tensor, rotary: tuple[Tensor, Tensor], documents: Any = None, cache: Any = None) -> Any:
-        if cache is not None or not torch.is_grad_enabled():
-            return eager(x_BTD, rotary, documents, cache)
-        return compiled(x_BTD, rotary, documents)
+
+def _with_gradients_compiled(eager: Callable[..., Any], fullgraph: bool = False) -> Callable[..., Any]:
+    compiled = torch.compile(eager, dynamic=True, fullgraph=fullgraph)
+
+    def forward(*inputs: Any, **named: Any) -> Any:
+        return (compiled if torch.is_grad_enabled() else eager)(*inputs, **named)
 
     return forward

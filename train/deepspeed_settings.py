@@ -47,7 +47,6 @@ class ZeroConfig:
 PASSED_THROUGH = (
     "comms_logger",
     "communication_data_type",
-    "compile",
     "data_types",
     "disable_allgather",
     "dump_state",
@@ -66,6 +65,7 @@ FILE_OPTION = re.compile(r"(^|_)(file|path|folder|dir|directory)$")
 OURS = {
     "activation_checkpointing": "activation_checkpointing=true",
     "bf16": "precision=bf16",
+    "compile": "compile=true and compiled=",
     "fp16": "precision=fp16",
     "gradient_accumulation_steps": "batch.sequences and batch.micro",
     "gradient_clipping": "optimizer.clip_norm",
@@ -102,14 +102,17 @@ def check_zero(zero: ZeroConfig, precision: PrecisionConfig, passed_through: dic
     check_constraints(Asked(zero, precision, passed_through))
 
 
-def run_as(zero: ZeroConfig, precision: PrecisionConfig, ranks: int, passed_through: dict[str, Any]) -> ZeroConfig:
+def run_as(
+    zero: ZeroConfig, precision: PrecisionConfig, ranks: int, passed_through: dict[str, Any], in_graph: bool = False
+) -> ZeroConfig:
     """Return what does the same in less time and memory.
 
     One process has nobody to share with: in float32 stages 1 to 3 would copy weights and gradients to and fro, and hold
-    them twice, for nothing. What is offloaded, in 16 bits or has options of its own stays as it is asked for.
+    them twice, for nothing. What is offloaded, in 16 bits, has options of its own or is compiled into the model's graph
+    stays as it is asked for.
     """
     is_alone = ranks == 1 and precision.kind == "fp32" and "zero_optimization" not in passed_through
-    if is_alone and not (zero.offload_optimizer or zero.offload_parameters):
+    if is_alone and not (zero.offload_optimizer or zero.offload_parameters or in_graph):
         return ZeroConfig(stage=0)
     return zero
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.loader import Batch
+from train import compilation
 from train.batch import BatchPlan
 from train.checkpoint.pieces import torch_optimizer
-from train.compilation import compile_blocks
+from train.compilation import compile_blocks, compile_model, compile_with_zero, uncompiled
 from train.deepspeed_settings import ZeroConfig, deepspeed_settings
 from train.distributed import World
 from train.ema import EmaConfig, follow
@@ -80,7 +81,7 @@ class Engine:
         lora: adapters; with a rank all other weights are frozen, and have no value before some are loaded.
         quantization: that the weights are seen through.
         pruned: the zeros of the blocks' matrices stay.
-        compiled: blocks run as compiled graphs.
+        compiled: what runs as compiled graphs, as `train/compilation.py` names it; None for nothing.
         ema: of the weights.
         parallel: how ranks share the work; `place` is this rank's.
 
@@ -105,7 +106,7 @@ class Engine:
         lora: LoraConfig | None = None,
         quantization: QuantizationAwareConfig | None = None,
         pruned: bool = False,
-        compiled: bool = False,
+        compiled: str | None = None,
         ema: EmaConfig | None = None,
         recomputed: str = BLOCKS,
         parallel: ParallelConfig | None = None,
@@ -122,6 +123,8 @@ class Engine:
         self.batch = batch
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
         settings = deepspeed_settings(batch, zero, precision, optimizer.clip_norm, passed_through or {})
+        if compiled == compilation.DEEPCOMPILE:
+            settings["compile"] = {"deepcompile": True}
         try:
             dtype, base = DTYPES[precision.kind], optimizer.base_width
             # It keeps this for the whole process, and engines may come one after another.
@@ -132,7 +135,7 @@ class Engine:
             if precision.kind == "fp8":
                 multiply_in_float8(module)
             view_weights(module, quantization or QuantizationAwareConfig(), pruned)
-            if compiled and zero.stage == 3:
+            if compiled == compilation.BLOCKS and zero.stage == 3:
                 # A block's weights are gathered together, by hooks around it: within what is compiled there are none.
                 deepspeed.utils.set_z3_leaf_modules(module, [Block])
             self.deepspeed, *_ = deepspeed.initialize(
@@ -150,8 +153,13 @@ class Engine:
         is_gpu, is_fp32 = world.device.type != "cpu", precision.kind == "fp32"
         if sums_in_place(zero, self.partitions, is_gpu, is_fp32) and not passed_through:
             reduce_in_place(self.deepspeed.optimizer, among)
-        if compiled:
+        if compiled == compilation.BLOCKS:
             compile_blocks(self.module)
+        elif compiled == compilation.MODEL:
+            compile_model(self.module)
+        elif compiled:
+            compile_with_zero(self.deepspeed)
+        self._without_learning = uncompiled if compiled == compilation.DEEPCOMPILE else nullcontext
         stepped = torch_optimizer(self)
         if isinstance(stepped, Muon) and zero.stage:
             groups = by_role(shapes_of(module), optimizer, model.width)
@@ -215,7 +223,8 @@ class Engine:
     @torch.no_grad()
     def held_out(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Return this rank's summed figures of a batch, without learning. Every rank must call it equally often."""
-        figures = objective.held_out(self.deepspeed, self._on_device(batch))
+        with self._without_learning():
+            figures = objective.held_out(self.deepspeed, self._on_device(batch))
         return {name: float(figure) for name, figure in figures.items()}
 
     @contextmanager
@@ -223,7 +232,7 @@ class Engine:
         """Give the model for inference: gradients off, evaluation mode. At stage 3 all ranks must call it alike."""
         self.deepspeed.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._without_learning():
                 yield self.deepspeed
         finally:
             self.deepspeed.train()

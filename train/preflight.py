@@ -18,6 +18,7 @@ from data_pipeline.foundation.errors import UserError
 from data_pipeline.packing import CONCATENATE
 from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
+from train.compilation import DEEPCOMPILE, check_one_graph
 from train.deepspeed_settings import ZeroConfig, run_as
 from train.float8 import check_float8_tokens
 from train.frozen import Frozen, find_frozen
@@ -138,6 +139,8 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     check_split(config.parallel, model, _whole_matrices(config, start is not None and start.pruning is not None))
     if start and start.pruning:
         _check_zeros(config)
+    in_between = {"model.document_mask=true": model.document_mask, "a pruned start_from": start and start.pruning}
+    check_one_graph(config.compiled, in_between)
     if config.precision.kind == "fp8":
         check_float8_tokens(batch.micro, [segment.length for segment in segments])
     check_objective_data(config.objective, data.samples, bool(model.document_mask), data.name, config.data.packing)
@@ -145,7 +148,8 @@ def prepare_run(composed: Composed[TrainConfig], ranks: int) -> Prepared:
     if frozen:
         check_shares(config.parallel, frozen.model, [], frozen.role)
     check_run(run, composed)
-    zero = run_as(config.zero, config.precision, ranks // config.parallel.tensor, config.deepspeed)
+    in_graph = config.compiled == DEEPCOMPILE
+    zero = run_as(config.zero, config.precision, ranks // config.parallel.tensor, config.deepspeed, in_graph)
     layout = _layout(config, zero, batch, segments)
     trained = parameter_sizes(model, config.optimizer, config.lora, config.ema.decay > 0)
     split = parameter_sizes(model, config.optimizer, config.lora, config.ema.decay > 0, config.parallel.tensor)

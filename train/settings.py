@@ -8,9 +8,10 @@ from typing import Any
 from data_pipeline.curriculum import Segment, plan_segments
 from data_pipeline.dataset import DataConfig, check_data
 from data_pipeline.foundation.errors import UserError
+from train import compilation
 from train.batch import BatchConfig
 from train.checkpoint.save import CheckpointConfig, check_checkpoints
-from train.compilation import check_compile
+from train.compilation import check_compile, check_one_graph
 from train.deepspeed_settings import ZeroConfig, check_passed_through, check_zero
 from train.distributed import ClusterConfig
 from train.ema import EmaConfig, check_ema
@@ -18,7 +19,7 @@ from train.float8 import check_float8
 from train.guard import GuardConfig, check_guard
 from train.model.adapters import LoraConfig, check_lora
 from train.model.compressible import QuantizationAwareConfig, check_quantization
-from train.model.recomputation import BLOCKS, CHEAP, check_recomputed
+from train.model.recomputation import BLOCKS, CHEAP, HOST, check_recomputed
 from train.model.transformer import TransformerConfig
 from train.objective import ObjectiveConfig, check_objective
 from train.optimizer import OptimizerConfig, check_optimizer
@@ -61,7 +62,9 @@ class TrainConfig:
         activation_checkpointing: recompute each block in the backward pass: less memory, a third more work.
         recomputed: what of a block: `blocks`, all of it; `cheap`, all but matrix products and attention, which keeps
             more and costs little; `host`, all of it, from inputs that wait in host memory.
-        compile: run blocks as compiled graphs; needs a compiler, and time at the first start.
+        compile: run the model as compiled graphs; needs a compiler, and time at the first start.
+        compiled: what is: `blocks`, each by the same graph; `model`, all in one, at stages 0 to 2; `deepcompile`, all
+            in one with what ZeRO sends, at stages 1 to 3 on NVIDIA GPUs.
         deepspeed: options passed through to DeepSpeed, checked by name.
     """
 
@@ -75,6 +78,7 @@ class TrainConfig:
     activation_checkpointing: bool = False
     recomputed: str = BLOCKS
     compile: bool = False
+    compiled: str = compilation.BLOCKS
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     model: TransformerConfig = field(default_factory=TransformerConfig)
@@ -103,6 +107,7 @@ FREE_TO_CHANGE = (
     "checkpoint",
     "cluster",
     "compile",
+    "compiled",
     "data.bad_shards",
     "data.cache",
     "data.path",
@@ -148,12 +153,7 @@ def check_settings(config: TrainConfig) -> None:
         raise UserError(
             f"cluster.kind={config.cluster.kind}: `python -m train` is what a launcher starts: use `headrace train`"
         )
-    experts, parallel = config.model.experts, config.parallel
-    check_compile(config.compile, config.zero.stage, config.lora.rank, experts, parallel.sequence, parallel.tensor)
-    if config.compile and config.activation_checkpointing and config.recomputed == CHEAP:
-        raise UserError(
-            f"compile=true with recomputed={config.recomputed}: a graph chooses itself what it keeps; leave that out"
-        )
+    _check_compiled(config)
     check_schedule(config.schedule, config.steps)
     check_objective(config.objective, config.start_from)
     check_lora(config.lora, config.start_from)
@@ -180,6 +180,38 @@ def check_settings(config: TrainConfig) -> None:
         raise UserError(
             f"data.sequence_length={longest} is longer than the model allows "
             f"(model.maximum_length={config.model.maximum_length}): shorten the one or raise the other"
+        )
+
+
+def _check_compiled(config: TrainConfig) -> None:
+    """Refuse what can't be compiled together, as far as the settings alone say it."""
+    kind, parallel, recomputes = config.compiled, config.parallel, config.activation_checkpointing
+    untried: dict[str, object] = {
+        f"model.experts={config.model.experts}": config.model.experts,
+        f"parallel.sequence={parallel.sequence}": parallel.sequence > 1,
+        f"parallel.tensor={parallel.tensor}": parallel.tensor > 1,
+    }
+    in_one_graph: dict[str, object] = {
+        f"lora.rank={config.lora.rank}": config.lora.rank,
+        f"quantization.bits={config.quantization.bits}": config.quantization.bits,
+        "precision=fp8": config.precision.kind == "fp8",
+    }
+    with_zero: dict[str, object] = {
+        f"optimizer={config.optimizer.kind}": config.optimizer.kind == "muon",
+        "zero.offload_optimizer": config.zero.offload_optimizer,
+        "zero.offload_parameters": config.zero.offload_parameters,
+    }
+    untried |= in_one_graph if kind != compilation.BLOCKS else {}
+    untried |= with_zero if kind == compilation.DEEPCOMPILE else {}
+    check_compile(config.compile, kind, config.zero.stage, config.lora.rank, untried)
+    between: dict[str, object] = {
+        f"objective={config.objective.kind}": config.objective.kind != "pretrain",
+        f"recomputed={HOST}": recomputes and config.recomputed == HOST,
+    }
+    check_one_graph(kind, between)
+    if config.compile and recomputes and config.recomputed == CHEAP:
+        raise UserError(
+            f"compile=true with recomputed={config.recomputed}: a graph chooses itself what it keeps; leave that out"
         )
 
 

@@ -89,7 +89,7 @@ class Trainer:
             self.config.lora,
             self.config.quantization,
             pruned=prepared.start is not None and prepared.start.pruning is not None,
-            compiled=self.config.compile,
+            compiled=self.config.compiled if self.config.compile else None,
             ema=self.config.ema,
             recomputed=self.config.recomputed,
             parallel=self.config.parallel,

@@ -43,6 +43,8 @@ def on_cpu(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         (("zero=3", "precision=bf16", "zero.offload_optimizer=true", "zero.offload_parameters=true"), 0.05),
         (("zero=1", "precision=bf16", "compile=true"), 0.05),
         (("zero=3", "precision=bf16", "compile=true", "activation_checkpointing=true"), 0.05),
+        (("zero=1", "precision=bf16", "compile=true", "compiled=model"), 0.05),
+        *(((f"zero={stage}", "precision=bf16", "compile=true", "compiled=deepcompile"), 0.05) for stage in (1, 2, 3)),
         (("zero=3", "optimizer=muon"), None),
     ],
     ids=str,
@@ -58,7 +60,11 @@ def test_it_learns_what_a_cpu_does(settings, tolerance, on_cpu, small_dataset, t
 @several
 @pytest.mark.parametrize(
     "settings",
-    [("zero=1",), ("zero=2",), ("zero=3",), ("zero=1", "parallel.sequence=2"), ("zero=1", "parallel.tensor=2")],
+    [
+        *((f"zero={stage}",) for stage in (1, 2, 3)),
+        *((f"zero={stage}", "compile=true", "compiled=deepcompile") for stage in (1, 2, 3)),
+        *(("zero=1", "parallel.sequence=2"), ("zero=1", "parallel.tensor=2")),
+    ],
     ids=" ".join,
 )
 def test_two_gpus_learn_what_a_cpu_does(settings, on_cpu, small_dataset, tmp_path):

@@ -176,7 +176,8 @@ def alone(folder: Path) -> list[dict[str, Any]]:
         {"name": "offload 3", "stage": 3, "zero": {"offload_optimizer": True, "offload_parameters": True}},
         {"name": "micro 8", "micro": 8},
         *in_fp8(folder),
-        *compiled(*((0, 3) if soaking() else (3,))),
+        *compiled("blocks", *((0, 3) if soaking() else (3,))),
+        *compiled("model", 2),
         *tuned(),
         *adapted(folder, 1),
         *routed(folder, 1),
@@ -199,7 +200,7 @@ def together(folder: Path) -> list[dict[str, Any]]:
         *corrupted(),
         *tuned(),
         *adapted(folder, 2),
-        *(compiled(1) if soaking() else []),
+        *([*compiled("blocks", 1), *compiled("model", 1)] if soaking() else []),
         *routed(folder, 2),
         *shared(folder),
         *split(folder),
@@ -243,10 +244,10 @@ def with_overlap() -> list[dict[str, Any]]:
     ]
 
 
-def compiled(*stages: int) -> list[dict[str, Any]]:
+def compiled(kind: str, *stages: int) -> list[dict[str, Any]]:
     if shutil.which("g++") is None:
         return []
-    return [{"name": f"compiled {stage}", "stage": stage, "compiled": True} for stage in stages]
+    return [{"name": f"compiled {kind} {stage}", "stage": stage, "compiled": kind} for stage in stages]
 
 
 def growing() -> list[dict[str, Any]]:

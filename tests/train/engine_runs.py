@@ -104,7 +104,7 @@ class Plan:
     half_until: int = 0
     precision: str = "fp32"
     activation_checkpointing: bool = False
-    compiled: bool = False
+    compiled: str | None = None
     recomputed: str = "blocks"
     experts: bool = False
     sequence: int = 1

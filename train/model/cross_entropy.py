@@ -27,19 +27,8 @@ ChunkLoss = Callable[[Tensor, slice], tuple[Tensor, Callable[[], Tensor]]]
 class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, loss: ChunkLoss) -> Tensor:
-        wanted = any(ctx.needs_input_grad)
-        hidden_gradient = torch.empty_like(hidden_ND) if wanted else None
-        weight_gradient: Tensor | None = None
-        total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
-        reused: Tensor | None = None
-        for rows in chunks(hidden_ND, weight_VD):
-            logits, reused = _logits(hidden_ND[rows], weight_VD, reused)
-            summed, gradient = loss(logits, rows)
-            total += summed
-            if hidden_gradient is not None:
-                weight_gradient = _pass_back(gradient(), hidden_ND, weight_VD, rows, hidden_gradient, weight_gradient)
-        if hidden_gradient is not None:
-            ctx.save_for_backward(hidden_gradient, _whole(weight_gradient, weight_VD))
+        total, *gradients = _by_chunks(hidden_ND, weight_VD, loss, any(ctx.needs_input_grad))
+        ctx.save_for_backward(*gradients)
         return total
 
     @staticmethod
@@ -47,6 +36,21 @@ class _SummedLoss(torch.autograd.Function):
         # In place: a second backward pass, for which they would have to stay, is refused by autograd.
         hidden_gradient, weight_gradient = (gradient.mul_(scale.to(gradient.dtype)) for gradient in ctx.saved_tensors)
         return hidden_gradient, weight_gradient, None
+
+
+def _by_chunks(hidden_ND: Tensor, weight_VD: Tensor, loss: ChunkLoss, wanted: bool = True) -> tuple[Tensor, ...]:
+    """Return the summed loss, and where they are wanted its gradients by hidden states and weights."""
+    hidden_gradient = torch.empty_like(hidden_ND) if wanted else None
+    weight_gradient: Tensor | None = None
+    total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+    reused: Tensor | None = None
+    for rows in chunks(hidden_ND, weight_VD):
+        logits, reused = _logits(hidden_ND[rows], weight_VD, reused)
+        summed, gradient = loss(logits, rows)
+        total += summed
+        if hidden_gradient is not None:
+            weight_gradient = _pass_back(gradient(), hidden_ND, weight_VD, rows, hidden_gradient, weight_gradient)
+    return (total,) if hidden_gradient is None else (total, hidden_gradient, _whole(weight_gradient, weight_VD))
 
 
 def _logits(hidden_ND: Tensor, weight_VD: Tensor, reused: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -145,10 +149,19 @@ def linear_cross_entropy(
         z_loss: adds z_loss · (log partition)², which keeps logits from drifting (Chowdhery et al. 2022, PaLM).
         fused: all that isn't a matrix product is compiled, on a GPU into Triton's kernels: two passes over the logits.
     """
+    if torch.compiler.is_compiling():
+        return _in_a_graph(hidden_ND, weight_VD, targets_N, z_loss)[0]
 
     def loss_fused(logits: Tensor, rows: slice) -> tuple[Tensor, Callable[[], Tensor]]:
         summed, gradient = _compiled()(logits, targets_N[rows], z_loss)
         return summed, lambda: gradient
+
+    loss = loss_fused if fused else _of_targets(targets_N, z_loss)
+    return summed_loss(hidden_ND, weight_VD, loss)
+
+
+def _of_targets(targets_N: Tensor, z_loss: float) -> ChunkLoss:
+    """Return the cross-entropy of a chunk against its targets."""
 
     def loss(logits: Tensor, rows: slice) -> tuple[Tensor, Callable[[], Tensor]]:
         counted = (targets_N[rows] >= 0).to(logits.dtype)
@@ -170,7 +183,33 @@ def linear_cross_entropy(
 
         return (losses * counted).sum(), gradient
 
-    return summed_loss(hidden_ND, weight_VD, loss_fused if fused else loss)
+    return loss
+
+
+@torch.library.custom_op("headrace::linear_cross_entropy", mutates_args=())
+def _in_a_graph(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the summed loss and its gradients, as one operation of a graph that has the whole model in it."""
+    total, by_hidden, by_weight = _by_chunks(hidden_ND, weight_VD, _of_targets(targets_N, z_loss))
+    return total, by_hidden, by_weight
+
+
+@_in_a_graph.register_fake
+def _(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
+    return hidden_ND.new_empty((), dtype=torch.float32), torch.empty_like(hidden_ND), torch.empty_like(weight_VD)
+
+
+def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*output[1:])
+
+
+def _scale_gradients(ctx: Any, scale: Tensor, *_: Any) -> tuple[Tensor, Tensor, None, None]:
+    by_hidden, by_weight = ctx.saved_tensors
+    return by_hidden * scale.to(by_hidden.dtype), by_weight * scale.to(by_weight.dtype), None, None
+
+
+_in_a_graph.register_autograd(_scale_gradients, setup_context=_keep_gradients)
 
 
 @functools.cache

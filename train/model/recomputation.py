@@ -8,15 +8,15 @@ blocks, which are kept even then, wait in host memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch.autograd.graph import save_on_cpu
-from torch.utils.checkpoint import create_selective_checkpoint_contexts, noop_context_fn
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 from data_pipeline.foundation.errors import UserError
 
@@ -29,11 +29,11 @@ class Recomputation:
     """One of these ways.
 
     Args:
-        contexts: that `torch.utils.checkpoint` works in, in the forward pass and when it works out again.
+        options: of `torch.utils.checkpoint`: contexts for the forward pass and for what is worked out again.
         keeping: what a block's input is kept in.
     """
 
-    contexts: Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]] = noop_context_fn
+    options: Mapping[str, Any] = field(default_factory=dict)
     keeping: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
@@ -55,4 +55,4 @@ def recomputation(kind: str) -> Recomputation:
         *(aten._scaled_dot_product_flash_attention_for_cpu.default, aten._scaled_dot_product_flash_attention.default),
         *(aten._scaled_dot_product_efficient_attention.default, aten._scaled_dot_product_cudnn_attention.default),
     ]
-    return Recomputation(partial(create_selective_checkpoint_contexts, kept))
+    return Recomputation({"context_fn": partial(create_selective_checkpoint_contexts, kept)})

@@ -257,7 +257,7 @@ class Transformer(nn.Module):
                 again = self.recomputation
                 with again.keeping():
                     x_BTD, routed = checkpoint(
-                        block, x_BTD, rotary, documents, cache, use_reentrant=False, context_fn=again.contexts
+                        block, x_BTD, rotary, documents, cache, use_reentrant=False, **again.options
                     )
             else:
                 x_BTD, routed = block(x_BTD, rotary, documents, cache)

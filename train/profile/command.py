@@ -42,6 +42,7 @@ def run(request: Request) -> int:
     from rich.console import Console
 
     from data_pipeline.foundation.progress import say
+    from train.compilation import check_device
     from train.distributed import join_world, launched_size, leave_world
     from train.preflight import check_memory, prepare_run
     from train.profile.measure import measure
@@ -58,6 +59,7 @@ def run(request: Request) -> int:
         told = compose_configuration("profile", overrides, ProfileConfig, request.folders)
         here: Composed[TrainConfig] = Composed(told.value, told.data, told.overrides)
         prepared = prepare_run(here, launched_size())
+        check_device(here.value.compiled)
         if (warning := check_memory(prepared, here.value, world.local_rank)) and world.is_main:
             say(warning)
         folder = Path(settings.output)
