@@ -35,14 +35,12 @@ STAGES = {BLOCKS: (0, 1, 2, 3), MODEL: (0, 1, 2), DEEPCOMPILE: (1, 2, 3)}
 """What can be compiled, at which stages of ZeRO."""
 
 
-def check_compiler(wanted: bool) -> None:
+def check_compiler() -> None:
     """Refuse to compile where nothing can.
 
     Raises:
         UserError: names what is missing and how to get it.
     """
-    if not wanted:
-        return
     name = os.environ.get("CC", "gcc") if torch.cuda.is_available() else os.environ.get("CXX", "g++")
     missing = "" if shutil.which(name) else f"the compiler {name}"
     if not missing and not Path(sysconfig.get_paths()["include"], "Python.h").exists():
@@ -68,7 +66,6 @@ def check_compile(wanted: bool, kind: str, stage: int, lora_rank: int | None, un
         raise UserError(f"compiled={kind}: there are {', '.join(STAGES)}")
     if not wanted and kind != BLOCKS:
         raise UserError(f"compiled={kind} says what compile=true compiles: add that, or leave this out")
-    check_compiler(wanted)
     if not wanted:
         return
     told = "compile=true" if kind == BLOCKS else f"compiled={kind}"
@@ -86,6 +83,7 @@ def check_compile(wanted: bool, kind: str, stage: int, lora_rank: int | None, un
             "compile=true with lora.rank and zero=3: DeepSpeed would take the adapters' gradients of the first block, "
             "whose input needs none, before they are there; use zero=0, 1 or 2, or leave compile out"
         )
+    check_compiler()
 
 
 def check_one_graph(kind: str, between: Mapping[str, object]) -> None:

@@ -198,7 +198,7 @@ def _check_zeros(config: TrainConfig) -> None:
 
 
 def _check_experts(config: TrainConfig, model: TransformerConfig) -> None:
-    """Refuse what works on matrices one by one, where a model has them stacked as experts."""
+    """Refuse what works on matrices one by one, where a model has them stacked as experts, and what wasn't tried."""
     asked = {
         f"lora.rank={config.lora.rank}": config.lora.rank is not None,
         f"quantization.bits={config.quantization.bits}": config.quantization.bits is not None,
@@ -208,6 +208,8 @@ def _check_experts(config: TrainConfig, model: TransformerConfig) -> None:
     }
     if model.experts and (there := [setting for setting, is_there in asked.items() if is_there]):
         raise UserError(f"{there[0]} knows single matrices alone, and model.experts={model.experts} are stacked")
+    if model.experts and config.compile:
+        raise UserError(f"compile=true with model.experts={model.experts} was never tried: leave compile out")
 
 
 def _whole_matrices(config: TrainConfig, is_pruned: bool) -> dict[str, str]:

@@ -187,7 +187,6 @@ def _check_compiled(config: TrainConfig) -> None:
     """Refuse what can't be compiled together, as far as the settings alone say it."""
     kind, parallel, recomputes = config.compiled, config.parallel, config.activation_checkpointing
     untried: dict[str, object] = {
-        f"model.experts={config.model.experts}": config.model.experts,
         f"parallel.sequence={parallel.sequence}": parallel.sequence > 1,
         f"parallel.tensor={parallel.tensor}": parallel.tensor > 1,
     }

@@ -16,7 +16,6 @@ from train.compilation import (
     DEEPCOMPILE,
     MODEL,
     check_compile,
-    check_compiler,
     check_device,
     check_one_graph,
     compile_blocks,
@@ -34,15 +33,18 @@ DOCUMENTS = {16: [[5, 16], [16], [3, 9, 16]], 40: [[40], [7, 8, 40], [39, 40]], 
 def test_without_a_compiler_it_is_refused_in_one_sentence(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("CC", "no-such-compiler")
-    check_compiler(False)
+    check_compile(False, BLOCKS, 0, None, {})
     with pytest.raises(UserError, match=r"compile=true needs the compiler no-such-compiler.* install it"):
-        check_compiler(True)
+        check_compile(True, BLOCKS, 0, None, {})
 
 
 @needs_compiler
-def test_what_can_not_be_compiled_together_is_refused_by_name():
+def test_what_can_be_compiled_together_is_allowed():
     check_compile(True, BLOCKS, 3, None, {"parallel.tensor=1": False})
     check_compile(True, MODEL, 2, 8, {})
+
+
+def test_what_can_not_be_compiled_together_is_refused_by_name():
     check_compile(False, BLOCKS, 3, 8, {"parallel.tensor=2": True})
     refused = {
         r"compile=true with lora\.rank and zero=3": (True, BLOCKS, 3, 8, {}),

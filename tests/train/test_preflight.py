@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from train.model.adapters import LoraConfig
 from train.preflight import Prepared, check_memory, mends, prepare_run
 from train.schemas import register_schemas
 from train.settings import TrainConfig
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
 
 @pytest.fixture
@@ -49,6 +52,43 @@ TYPED = ("optimizer=muon", "optimizer.base_width=64", "quantization=int8")
 def test_what_knows_single_matrices_alone_is_refused_beside_experts(prepared, typed):
     with pytest.raises(UserError, match=r"knows single matrices alone, and model\.experts=8 are stacked"):
         prepared(*EXPERTS, typed)
+
+
+@needs_compiler
+def test_experts_are_not_compiled_whoever_says_that_there_are_any(prepared):
+    with pytest.raises(UserError, match=r"compile=true with model\.experts=8 was never tried"):
+        prepared(*EXPERTS, "compile=true")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        pytest.param(("model.document_mask=true",), "compiled=model with model.document_mask", marks=needs_compiler),
+        (("zero=3",), "compiled=model with zero=3"),
+        pytest.param(
+            ("activation_checkpointing=true", "recomputed=host"),
+            "compiled=model with recomputed=host",
+            marks=needs_compiler,
+        ),
+        (("precision=fp8", "zero=1"), "compiled=model with precision=fp8 was never tried"),
+        (("compile=false", "compiled=blocks", "deepspeed.compile.deepcompile=true"), "deepspeed.compile is set by"),
+        (("compile=false",), "compiled=model says what compile=true compiles"),
+        (
+            ("compiled=deepcompile", "zero=2_offload"),
+            "compiled=deepcompile with zero.offload_optimizer was never tried",
+        ),
+        (("compiled=deepcompile", "zero=2", "optimizer=muon"), "compiled=deepcompile with optimizer=muon was never"),
+    ],
+)
+def test_what_does_not_go_into_one_graph_is_refused(prepared, typed, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        prepared("model=nano", "batch.sequences=4", "compile=true", "compiled=model", *typed)
+
+
+@needs_compiler
+def test_a_graph_with_zero_in_it_has_its_stage_on_one_process_too(prepared):
+    run, _ = prepared("model=nano", "batch.sequences=4", "zero=2", "compile=true", "compiled=deepcompile")
+    assert run.zero.stage == run.layout.zero.stage == 2
 
 
 def test_ranks_that_share_sequences_count_once_in_the_batch_and_each_in_the_layout(prepared):
