@@ -74,6 +74,11 @@ def test_deepcompile_is_refused_where_there_is_no_gpu():
     check_device(MODEL)
 
 
+def assert_alike(compiled: Transformer, plain: Transformer, length: int, documents: bool = False) -> None:
+    for one, other in zip(gradients(compiled, length, documents), gradients(plain, length, documents), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
 def gradients(model: Transformer, length: int, documents: bool) -> list[torch.Tensor]:
     """Return the loss and every gradient of a batch of three sequences of a length."""
     tokens = torch.randint(96, (3, length + 1), generator=torch.Generator().manual_seed(length))
@@ -96,8 +101,7 @@ def test_one_compilation_serves_all_blocks_and_lengths_and_recomputes(documents)
     graphs = []
     for number, length in enumerate(DOCUMENTS):
         compiled.checkpoint_activations = number == 2
-        for one, other in zip(gradients(compiled, length, documents), gradients(plain, length, documents), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+        assert_alike(compiled, plain, length, documents)
         graphs.append(counters["stats"]["unique_graphs"])
     # A block is one graph, or four: the two of its attention around that of documents, one before them and one after.
     assert graphs == ([4, 4, 4] if documents else [1, 1, 1])
@@ -116,8 +120,7 @@ def test_the_whole_model_is_one_graph_at_every_length_and_what_is_not_learnt_fro
     graphs = []
     for number, length in enumerate(DOCUMENTS):
         compiled.checkpoint_activations = number == 2
-        for one, other in zip(gradients(compiled, length, False), gradients(plain, length, False), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+        assert_alike(compiled, plain, length)
         with torch.no_grad():
             compiled(torch.arange(length).unsqueeze(0))
         graphs.append(counters["stats"]["unique_graphs"])
