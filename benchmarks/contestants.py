@@ -309,6 +309,7 @@ class HuggingFace:
         parts.wrap_collectives()
 
     def save(self, folder: Path) -> None:
+        assert isinstance(self.trainer.model, nn.Module)
         self.trainer._save_checkpoint(self.trainer.model, trial=None)
 
 

@@ -65,6 +65,7 @@ def evaluate(texts: Sequence[str], config: DuplicatesConfig) -> Evaluation:
     def watched(name: str, task: Callable[[Item], None], items: Sequence[Item]) -> None:
         for item in items:
             if isinstance(task, UniteLinks) and task.search.matching.name == "signatures":
+                assert isinstance(item, int)
                 links.extend((one, other) for some in task.search.links(item, 1 << 20) for one, other in some.tolist())
             task(item)
 

@@ -175,11 +175,13 @@ def _peak(case: Case, world) -> int:  # type: ignore[no-untyped-def]
     from train.precision import PrecisionConfig
 
     model, layout = MODELS[case.model], case.layout(world.size)
+    vocabulary = model.vocabulary_size
+    assert vocabulary is not None
     generator = torch.Generator().manual_seed(world.rank // case.tensor)
     objective = build_objective(ObjectiveConfig(), document_mask=False)
 
     def batch() -> Batch:
-        tokens = torch.randint(0, model.vocabulary_size, (case.micro, case.length + 1), generator=generator)
+        tokens = torch.randint(0, vocabulary, (case.micro, case.length + 1), generator=generator)
         ends = [[case.length]] * case.micro
         return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), ends, range(case.micro))
 

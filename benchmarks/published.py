@@ -112,12 +112,19 @@ def published_rows() -> list[Row]:
     with Path(__file__).with_name("published.csv").open(encoding="utf-8") as file:
         return [
             Row(
-                *(row[key] for key in ("source", "use", "device", "network", "model")),
-                *(int(row[key]) for key in ("length", "devices", "micro", "accumulation")),
-                row["checkpointing"],
-                row["kernels"],
-                float(row["tokens_per_second_per_device"]),
-                float(row["memory_gib"]) if row["memory_gib"] else None,
+                source=row["source"],
+                use=row["use"],
+                device=row["device"],
+                network=row["network"],
+                model=row["model"],
+                length=int(row["length"]),
+                devices=int(row["devices"]),
+                micro=int(row["micro"]),
+                accumulation=int(row["accumulation"]),
+                checkpointing=row["checkpointing"],
+                kernels=row["kernels"],
+                speed=float(row["tokens_per_second_per_device"]),
+                memory=float(row["memory_gib"]) if row["memory_gib"] else None,
             )
             for row in csv.DictReader(file)
         ]

@@ -60,7 +60,7 @@ def _measure(arguments: list[str]) -> tuple[float, float]:
 def _make_up(folder: Path, tokens: int) -> None:
     """Write a dataset of tokens that are all the same noise."""
     noise = np.random.default_rng(0).integers(0, 50_000, BLOCK_TOKENS, np.uint16)
-    block = Block(noise, np.arange(1024, BLOCK_TOKENS + 1, 1024), None)
+    block = Block(noise, np.arange(1024, BLOCK_TOKENS + 1, 1024, dtype=np.uint32))
     shards = []
     for number, first in enumerate(range(0, tokens, SHARD_TOKENS)):
         blocks = -(-min(SHARD_TOKENS, tokens - first) // BLOCK_TOKENS)

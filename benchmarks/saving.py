@@ -43,7 +43,8 @@ def saving_lines(dataset: Path, rounds: int = 9) -> Iterator[str]:
         overrides = [*SETTINGS, f"data.path={dataset}", f"run.root={folder}"]
         composed = compose_configuration("train", overrides, TrainConfig)
         trainer = Trainer(composed, prepare_run(composed, 1), world)
-        at_once, stalls, background, plain = [], [], [], []
+        measured: tuple[list[float], ...] = ([], [], [], [])
+        at_once, stalls, background, plain = measured
         for number in range(rounds + 1):
             trainer.step()
             seconds = [_timed(lambda: trainer.save(background=False))]
@@ -53,7 +54,7 @@ def saving_lines(dataset: Path, rounds: int = 9) -> Iterator[str]:
             data = b"".join(path.read_bytes() for path in newest.rglob("*") if path.is_file())
             seconds += [_timed(partial(_write, data, Path(folder) / "plain"))]
             if number:
-                for times, value in zip((at_once, stalls, background, plain), seconds):
+                for times, value in zip(measured, seconds):
                     times.append(value)
         trainer.stream.close()
         trainer.engine.close()

@@ -40,7 +40,7 @@ def serving_lines(checkpoint: Path, prompt_tokens: int = 64, tokens: int = 96) -
     engine = Engine(loaded.model, frozenset(), 8, prompt_tokens + tokens + 1)
 
     def ours(count: int) -> int:
-        told = [queue.Queue() for _ in range(count)]
+        told: list[queue.Queue[object]] = [queue.Queue() for _ in range(count)]
         sampling = SamplingConfig(temperature=0.0)
         engine.submit([Sequence(prompt, sampling, tokens, at.put) for at in told])
         for at in told:
