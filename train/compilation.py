@@ -26,7 +26,7 @@ from typing import Any, cast
 import torch
 
 from data_pipeline.foundation.cache import cache_folder
-from data_pipeline.foundation.errors import Failure, UserError
+from data_pipeline.foundation.errors import UserError
 from train.model.attention import attend_within_documents
 from train.model.transformer import Block, Transformer
 
@@ -115,9 +115,14 @@ def check_device(kind: str) -> None:
         )
 
 
+def keep_between_runs() -> None:
+    """Let what is compiled be found again by the next process."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+
+
 def compile_blocks(model: Transformer) -> None:
     """Let the blocks run as compiled graphs from their next call with gradients on."""
-    _keep_between_runs()
+    keep_between_runs()
     # On a CPU the loss is worked out in place, in the memory of its logits, which no graph would do.
     model.head.fused = torch.cuda.is_available()
     for block in cast(Iterable[Block], model.blocks):
@@ -128,20 +133,8 @@ def compile_blocks(model: Transformer) -> None:
 
 def compile_model(model: Transformer) -> None:
     """Let the whole model run as one graph from its next call with gradients on."""
-    _keep_between_runs()
+    keep_between_runs()
     model.forward = _with_gradients_compiled(model.forward, fullgraph=True)  # type: ignore[method-assign]
-
-
-def compile_with_zero(engine: Any) -> None:
-    """Let DeepSpeed's engine run its model by DeepCompile from its next call on, except where `uncompiled`.
-
-    Raises:
-        Failure: DeepSpeed has left it out.
-    """
-    _keep_between_runs()
-    engine.compile(compile_kwargs={"fullgraph": True})
-    if not engine.is_deepcompile_active():
-        raise Failure(f"compiled={DEEPCOMPILE}: DeepSpeed would run the model without it; use compiled={BLOCKS}")
 
 
 def uncompiled() -> AbstractContextManager[Any]:
@@ -154,10 +147,6 @@ def compile_seconds() -> float:
     from torch._dynamo.utils import calculate_time_spent
 
     return float(calculate_time_spent()["total_wall_time"])
-
-
-def _keep_between_runs() -> None:
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
 
 
 def _with_gradients_compiled(eager: Callable[..., Any], fullgraph: bool = False) -> Callable[..., Any]:

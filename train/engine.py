@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipeline.foundation.errors import UserError
+from data_pipeline.foundation.errors import Failure, UserError
 from data_pipeline.loader import Batch
 from train import compilation
 from train.batch import BatchPlan
 from train.checkpoint.pieces import torch_optimizer
-from train.compilation import compile_blocks, compile_model, compile_with_zero, uncompiled
+from train.compilation import compile_blocks, compile_model, keep_between_runs, uncompiled
 from train.deepspeed_settings import ZeroConfig, deepspeed_settings
 from train.distributed import World
 from train.ema import EmaConfig, follow
@@ -90,6 +90,7 @@ class Engine:
 
     Raises:
         UserError: DeepSpeed refuses its configuration.
+        Failure: DeepSpeed leaves out that the model be compiled with ZeRO.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class Engine:
         elif compiled == compilation.MODEL:
             compile_model(self.module)
         elif compiled:
-            compile_with_zero(self.deepspeed)
+            self._compile_with_zero()
         self._without_learning = uncompiled if compiled == compilation.DEEPCOMPILE else nullcontext
         stepped = torch_optimizer(self)
         if isinstance(stepped, Muon) and zero.stage:
@@ -249,6 +250,13 @@ class Engine:
 
     def close(self) -> None:
         self.deepspeed.destroy()
+
+    def _compile_with_zero(self) -> None:
+        keep_between_runs()
+        self.deepspeed.compile(compile_kwargs={"fullgraph": True})
+        if not self.deepspeed.is_deepcompile_active():
+            kind = compilation.DEEPCOMPILE
+            raise Failure(f"compiled={kind}: DeepSpeed would leave that out; use compiled={compilation.BLOCKS}")
 
     def _gathered(self) -> Transformer:
         gathered = import_deepspeed().zero.GatheredParameters
