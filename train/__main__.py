@@ -36,14 +36,12 @@ def run(request: Request) -> int:
         return run_study(composed, request.dry_run)
 
     from data_pipeline.foundation.progress import say
-    from train.compilation import check_device
     from train.distributed import join_world, launched_local_rank, launched_size, leave_world
-    from train.preflight import check_memory, prepare_run
+    from train.preflight import check_machine, prepare_run
 
     prepared = prepare_run(composed, launched_size())
-    check_device(composed.value.compiled)
     local_rank = launched_local_rank()
-    if (warning := check_memory(prepared, composed.value, local_rank)) and local_rank == 0:
+    if (warning := check_machine(prepared, composed.value, local_rank)) and local_rank == 0:
         say(warning)
     if request.dry_run:
         print(json.dumps(asdict(prepared.batch)) if request.json else "\n".join(prepared.lines(composed.value)))

@@ -26,6 +26,7 @@ from typing import Any, cast
 import torch
 
 from data_pipeline.foundation.cache import cache_folder
+from data_pipeline.foundation.configuration import first_on
 from data_pipeline.foundation.errors import UserError
 from train.model.attention import attend_within_documents
 from train.model.transformer import Block, Transformer
@@ -64,14 +65,13 @@ def check_compile(wanted: bool, kind: str, stage: int, lora_rank: int | None, un
     """
     if kind not in STAGES:
         raise UserError(f"compiled={kind}: there are {', '.join(STAGES)}")
-    if not wanted and kind != BLOCKS:
-        raise UserError(f"compiled={kind} says what compile=true compiles: add that, or leave this out")
     if not wanted:
+        if kind != BLOCKS:
+            raise UserError(f"compiled={kind} says what compile=true compiles: add that, or leave this out")
         return
-    told = "compile=true" if kind == BLOCKS else f"compiled={kind}"
-    for setting, is_on in untried.items():
-        if is_on:
-            raise UserError(f"{told} with {setting} was never tried: leave one of them out")
+    if setting := first_on(untried):
+        told = "compile=true" if kind == BLOCKS else f"compiled={kind}"
+        raise UserError(f"{told} with {setting} was never tried: leave one of them out")
     if stage not in STAGES[kind]:
         fitting = [other for other, stages in STAGES.items() if stage in stages]
         why = (
@@ -95,9 +95,8 @@ def check_one_graph(kind: str, between: Mapping[str, object]) -> None:
     Raises:
         UserError: names the setting.
     """
-    for setting, is_on in between.items():
-        if kind != BLOCKS and is_on:
-            raise UserError(f"compiled={kind} with {setting}: that isn't one graph; use compiled={BLOCKS}")
+    if kind != BLOCKS and (setting := first_on(between)):
+        raise UserError(f"compiled={kind} with {setting}: that isn't one graph; use compiled={BLOCKS}")
 
 
 def check_device(kind: str) -> None:

@@ -162,7 +162,12 @@ def _check_zero_options(options: dict[str, Any]) -> None:
 
 
 def deepspeed_settings(
-    batch: BatchPlan, zero: ZeroConfig, precision: PrecisionConfig, clip_norm: float, passed_through: dict[str, Any]
+    batch: BatchPlan,
+    zero: ZeroConfig,
+    precision: PrecisionConfig,
+    clip_norm: float,
+    passed_through: dict[str, Any],
+    in_graph: bool,
 ) -> dict[str, Any]:
     """Return the dictionary for `deepspeed.initialize`.
 
@@ -199,6 +204,8 @@ def deepspeed_settings(
     }
     if DTYPES[precision.kind] == torch.bfloat16:
         settings["bf16"] = {"enabled": True}
+    if in_graph:
+        settings["compile"] = {"deepcompile": True}
     if precision.kind == "fp16":
         settings["fp16"] = {"enabled": True, "initial_scale_power": precision.initial_scale_power}
     for key, value in passed_through.items():

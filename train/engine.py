@@ -123,9 +123,8 @@ class Engine:
         batch = replace(batch, sequences=batch.micro * batch.accumulation * self.partitions, ranks=self.partitions)
         self.batch = batch
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
-        settings = deepspeed_settings(batch, zero, precision, optimizer.clip_norm, passed_through or {})
-        if compiled == compilation.DEEPCOMPILE:
-            settings["compile"] = {"deepcompile": True}
+        in_graph = compiled == compilation.DEEPCOMPILE
+        settings = deepspeed_settings(batch, zero, precision, optimizer.clip_norm, passed_through or {}, in_graph)
         try:
             dtype, base = DTYPES[precision.kind], optimizer.base_width
             # It keeps this for the whole process, and engines may come one after another.
@@ -160,7 +159,7 @@ class Engine:
             compile_model(self.module)
         elif compiled:
             self._compile_with_zero()
-        self._without_learning = uncompiled if compiled == compilation.DEEPCOMPILE else nullcontext
+        self._without_learning = uncompiled if in_graph else nullcontext
         stepped = torch_optimizer(self)
         if isinstance(stepped, Muon) and zero.stage:
             groups = by_role(shapes_of(module), optimizer, model.width)

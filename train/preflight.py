@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from data_pipeline.curriculum import Segment
 from data_pipeline.dataset import stage_tokens
-from data_pipeline.foundation.configuration import Composed
+from data_pipeline.foundation.configuration import Composed, first_on
 from data_pipeline.foundation.errors import UserError
 from data_pipeline.packing import CONCATENATE
 from data_pipeline.tokenization.token_bytes import token_bytes
 from train.batch import BatchPlan, plan_batches
-from train.compilation import DEEPCOMPILE, check_one_graph
+from train.compilation import DEEPCOMPILE, check_device, check_one_graph
 from train.deepspeed_settings import ZeroConfig, run_as
 from train.float8 import check_float8_tokens
 from train.frozen import Frozen, find_frozen
@@ -190,9 +190,9 @@ def _check_zeros(config: TrainConfig) -> None:
         f"optimizer={config.optimizer.kind}": config.optimizer.kind == "muon",
         f"precision={config.precision.kind}": config.precision.kind == "fp8",
     }
-    if there := [setting for setting, is_there in filling.items() if is_there]:
+    if setting := first_on(filling):
         raise UserError(
-            f"start_from={config.start_from} is pruned, and {there[0]} would fill its zeros: train all weights by "
+            f"start_from={config.start_from} is pruned, and {setting} would fill its zeros: train all weights by "
             "optimizer=adamw or lion, in bf16 or fp32"
         )
 
@@ -206,8 +206,8 @@ def _check_experts(config: TrainConfig, model: TransformerConfig) -> None:
         f"optimizer.base_width={config.optimizer.base_width}": config.optimizer.base_width is not None,
         f"recomputed={config.recomputed}": config.activation_checkpointing and config.recomputed == CHEAP,
     }
-    if model.experts and (there := [setting for setting, is_there in asked.items() if is_there]):
-        raise UserError(f"{there[0]} knows single matrices alone, and model.experts={model.experts} are stacked")
+    if model.experts and (setting := first_on(asked)):
+        raise UserError(f"{setting} knows single matrices alone, and model.experts={model.experts} are stacked")
     if model.experts and config.compile:
         raise UserError(f"compile=true with model.experts={model.experts} was never tried: leave compile out")
 
@@ -242,6 +242,16 @@ def _layout(config: TrainConfig, zero: ZeroConfig, batch: BatchPlan, segments: S
         is_gpu=torch.cuda.is_available(),
         zero=zero,
     )
+
+
+def check_machine(prepared: Prepared, config: TrainConfig, local_rank: int) -> str | None:
+    """Hold what is asked of this machine against its device and its memory; return a warning, as `check_memory`.
+
+    Raises:
+        UserError: it can't run here; the message says what would.
+    """
+    check_device(config.compiled)
+    return check_memory(prepared, config, local_rank)
 
 
 def check_memory(prepared: Prepared, config: TrainConfig, local_rank: int) -> str | None:

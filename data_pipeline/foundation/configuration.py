@@ -118,6 +118,11 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f" Did you mean `{match[0]}`?" if match else ""
 
 
+def first_on(settings: Mapping[str, object]) -> str | None:
+    """Return the first of some settings that is on, given whether each is, or None."""
+    return next((setting for setting, is_on in settings.items() if is_on), None)
+
+
 def _parse(overrides: Sequence[str]) -> list[Override]:
     parser = OverridesParser.create()
     parsed = []

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from commands import run_command, torchrun
+from compiler import HAS_COMPILER
 from engine_runs import OBJECTIVES
 from soak import soaking
 
@@ -245,7 +246,7 @@ def with_overlap() -> list[dict[str, Any]]:
 
 
 def compiled(kind: str, *stages: int) -> list[dict[str, Any]]:
-    if shutil.which("g++") is None:
+    if not HAS_COMPILER:
         return []
     return [{"name": f"compiled {kind} {stage}", "stage": stage, "compiled": kind} for stage in stages]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-import shutil
+from collections.abc import Callable
 
 import pytest
 import torch
+from compiler import needs_compiler
 from small_models import SMALL, drawn_model
 from soak import long
 
@@ -26,7 +27,6 @@ from train.compilation import (
 from train.model.cross_entropy import linear_cross_entropy
 from train.model.transformer import Transformer
 
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 DOCUMENTS = {16: [[5, 16], [16], [3, 9, 16]], 40: [[40], [7, 8, 40], [39, 40]], 23: [[1, 23], [11, 23], [23]]}
 
 
@@ -74,11 +74,6 @@ def test_deepcompile_is_refused_where_there_is_no_gpu():
     check_device(MODEL)
 
 
-def assert_alike(compiled: Transformer, plain: Transformer, length: int, documents: bool = False) -> None:
-    for one, other in zip(gradients(compiled, length, documents), gradients(plain, length, documents), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
-
-
 def gradients(model: Transformer, length: int, documents: bool) -> list[torch.Tensor]:
     """Return the loss and every gradient of a batch of three sequences of a length."""
     tokens = torch.randint(96, (3, length + 1), generator=torch.Generator().manual_seed(length))
@@ -88,43 +83,37 @@ def gradients(model: Transformer, length: int, documents: bool) -> list[torch.Te
     return [loss.detach(), *(each.grad for each in model.parameters() if each.grad is not None)]
 
 
-@needs_compiler
-@pytest.mark.parametrize("documents", [False, True], ids=["running text", "documents"])
-def test_one_compilation_serves_all_blocks_and_lengths_and_recomputes(documents):
+def graphs_by_length(compiling: Callable[[Transformer], None], documents: bool = False) -> list[int]:
+    """Compare a compiled model at all lengths, recomputing at the last; return how many graphs there are after each."""
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
     counters.clear()
     plain = drawn_model(SMALL.resolve(96)).train()
     compiled = copy.deepcopy(plain)
-    compile_blocks(compiled)
+    compiling(compiled)
     graphs = []
     for number, length in enumerate(DOCUMENTS):
         compiled.checkpoint_activations = number == 2
-        assert_alike(compiled, plain, length, documents)
+        for one, other in zip(gradients(compiled, length, documents), gradients(plain, length, documents), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+        with torch.no_grad():
+            compiled(torch.arange(length).unsqueeze(0))
         graphs.append(counters["stats"]["unique_graphs"])
+    return graphs
+
+
+@needs_compiler
+@pytest.mark.parametrize("documents", [False, True], ids=["running text", "documents"])
+def test_one_compilation_serves_all_blocks_and_lengths_and_recomputes(documents):
     # A block is one graph, or four: the two of its attention around that of documents, one before them and one after.
-    assert graphs == ([4, 4, 4] if documents else [1, 1, 1])
+    assert graphs_by_length(compile_blocks, documents) == ([4, 4, 4] if documents else [1, 1, 1])
     assert compile_seconds() > 0
 
 
 @needs_compiler
 def test_the_whole_model_is_one_graph_at_every_length_and_what_is_not_learnt_from_is_not_compiled():
-    from torch._dynamo.utils import counters
-
-    torch._dynamo.reset()
-    counters.clear()
-    plain = drawn_model(SMALL.resolve(96)).train()
-    compiled = copy.deepcopy(plain)
-    compile_model(compiled)
-    graphs = []
-    for number, length in enumerate(DOCUMENTS):
-        compiled.checkpoint_activations = number == 2
-        assert_alike(compiled, plain, length)
-        with torch.no_grad():
-            compiled(torch.arange(length).unsqueeze(0))
-        graphs.append(counters["stats"]["unique_graphs"])
-    assert graphs == [1, 1, 2], "one, and another that recomputes"
+    assert graphs_by_length(compile_model) == [1, 1, 2], "one, and another that recomputes"
 
 
 @needs_compiler

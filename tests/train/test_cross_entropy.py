@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
+from compiler import needs_compiler
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -61,7 +60,7 @@ def test_loss_and_gradients_are_those_of_whole_logits(monkeypatch, chunk, z_loss
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@needs_compiler
 def test_fused_for_gpus_it_is_the_same(monkeypatch):
     monkeypatch.setattr(chunked, "CHUNK_LOGITS", 7 * V)
     arguments = example()

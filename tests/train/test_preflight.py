@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from compiler import needs_compiler
 
 from data_pipeline.foundation.configuration import compose_configuration
 from data_pipeline.foundation.errors import UserError
@@ -17,8 +17,6 @@ from train.model.adapters import LoraConfig
 from train.preflight import Prepared, check_memory, mends, prepare_run
 from train.schemas import register_schemas
 from train.settings import TrainConfig
-
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
 
 @pytest.fixture

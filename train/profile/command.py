@@ -42,9 +42,8 @@ def run(request: Request) -> int:
     from rich.console import Console
 
     from data_pipeline.foundation.progress import say
-    from train.compilation import check_device
     from train.distributed import join_world, launched_size, leave_world
-    from train.preflight import check_memory, prepare_run
+    from train.preflight import check_machine, prepare_run
     from train.profile.measure import measure
     from train.profile.table import print_profile
     from train.trainer import Trainer
@@ -59,8 +58,7 @@ def run(request: Request) -> int:
         told = compose_configuration("profile", overrides, ProfileConfig, request.folders)
         here: Composed[TrainConfig] = Composed(told.value, told.data, told.overrides)
         prepared = prepare_run(here, launched_size())
-        check_device(here.value.compiled)
-        if (warning := check_memory(prepared, here.value, world.local_rank)) and world.is_main:
+        if (warning := check_machine(prepared, here.value, world.local_rank)) and world.is_main:
             say(warning)
         folder = Path(settings.output)
         world.on_main(lambda: _make(folder))
